@@ -1,0 +1,177 @@
+"""Group commit, as a database's log does it: while one block of a pipeline is being made durable, the next gathers.
+
+No timer. An idle system commits a document at once; a busy one commits in blocks by itself,
+so one fsync serves many documents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from headrace import failpoints, telemetry
+from headrace.document import Block, new_id, parts
+from headrace.errors import UnavailableError
+from headrace.messaging.publisher import OUTCOME_UNKNOWN, Publisher
+from headrace.settings import BlockSettings
+from headrace.tally import accepted
+from headrace.topology import Topology
+
+
+@dataclass
+class _Lane:
+    """The documents of one pipeline that wait for the next block."""
+
+    lines: list[bytes] = field(default_factory=list)
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    running: asyncio.Task[None] | None = None
+
+
+class Committer:
+    """Makes documents durable. Bounded: beyond its limits it refuses at once rather than queue.
+
+    Args:
+        max_documents, max_bytes: what may await a PubAck in this process.
+    """
+
+    def __init__(
+        self, publisher: Publisher, topology: Topology, block: BlockSettings, *, max_documents: int, max_bytes: int
+    ) -> None:
+        self._publisher = publisher
+        self._topology = topology
+        self._block = block
+        self._max_documents = max_documents
+        self._max_bytes = max_bytes
+        self._lanes: dict[str, _Lane] = {}
+        self._bytes = 0
+        self.in_flight = 0
+        telemetry.in_flight_documents.set_function(lambda: self.in_flight)
+
+    async def commit(self, pipeline: str, line: bytes) -> None:
+        """Return once this envelope is on disk.
+
+        Raises:
+            UnavailableError: as `Publisher.publish`, or `overloaded`.
+        """
+        # The lane lets it leave: who stops waiting does not take its line out of memory.
+        await self.join(pipeline, line)
+
+    def join(self, pipeline: str, line: bytes) -> asyncio.Future[None]:
+        """Let an envelope join the pipeline's next block; the future is done once it is on disk.
+
+        Raises:
+            UnavailableError: `overloaded`, at once; later the future has what `Publisher.publish` raises.
+        """
+        self._enter(1, len(line))
+        lane = self._lanes.get(pipeline)
+        if lane is None:
+            lane = self._lanes[pipeline] = _Lane()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        lane.lines.append(line)
+        lane.waiting.append(done)
+        if lane.running is None:
+            lane.running = asyncio.create_task(self._run(pipeline, lane))
+        return done
+
+    async def commit_many(self, pipeline: str, lines: Sequence[bytes]) -> None:
+        """Return once all these envelopes are on disk, in as few blocks as the limits allow.
+
+        Raises:
+            UnavailableError: part of them may be stored; sent again with the same keys, none is stored twice.
+        """
+        size = sum(map(len, lines))
+        self._enter(len(lines), size)
+        try:
+            blocks = [self._seal(pipeline, part) for part in self._parts(lines)]
+            outcomes = await asyncio.gather(*(self._publish(block) for block in blocks), return_exceptions=True)
+            failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+            if failures:
+                raise _of_many(failures, len(blocks))
+        finally:
+            self._leave(len(lines), size)
+
+    async def _run(self, pipeline: str, lane: _Lane) -> None:
+        """Publish block after block until nothing waits."""
+        try:
+            # One turn of the loop lets requests that are ready now join the first block.
+            await asyncio.sleep(0)
+            while lane.lines:
+                publishing, waiting = self._begin(pipeline, lane)
+                while waiting:
+                    await asyncio.wait([publishing])
+                    written, told = publishing, waiting
+                    waiting = []
+                    if lane.lines:
+                        # What has gathered goes to the disk before anybody is answered, so that the disk need not wait
+                        # for us: one turn to publish it, one for the client to send it.
+                        publishing, waiting = self._begin(pipeline, lane)
+                        await asyncio.sleep(0)
+                        await asyncio.sleep(0)
+                    _tell(told, written.exception())
+        finally:
+            lane.running = None
+
+    def _begin(self, pipeline: str, lane: _Lane) -> tuple[asyncio.Task[None], list[asyncio.Future[None]]]:
+        """Begin to publish the next block of what has gathered; return that, and who waits for it."""
+        count = len(next(self._parts(lane.lines)))
+        lines, lane.lines = lane.lines[:count], lane.lines[count:]
+        waiting, lane.waiting = lane.waiting[:count], lane.waiting[count:]
+        publishing = asyncio.create_task(self._publish(self._seal(pipeline, lines)))
+        publishing.add_done_callback(lambda _: self._leave(count, sum(map(len, lines))))
+        return publishing, waiting
+
+    async def _publish(self, block: Block) -> None:
+        failpoints.hit("commit.sealed")
+        await self._publisher.publish(self._topology.raw(block.pipeline), block.body, block.headers(block.id))
+        failpoints.hit("commit.published")
+        telemetry.commit_documents.labels(block.pipeline).observe(block.count)
+        telemetry.documents_accepted.labels(block.pipeline).inc(block.count)
+
+    def _seal(self, pipeline: str, lines: Sequence[bytes]) -> Block:
+        block = new_id()
+        body = b"".join(lines)
+        return Block(block, pipeline, body, len(lines), accepted(block, lines, body))
+
+    def _parts(self, lines: Sequence[bytes]) -> Iterator[list[bytes]]:
+        return parts(lines, self._block.max_documents, self._block.max_bytes)
+
+    def _enter(self, documents: int, size_bytes: int) -> None:
+        if self.in_flight + documents > self._max_documents or self._bytes + size_bytes > self._max_bytes:
+            raise UnavailableError(
+                "Too many documents await their write to disk.", code="overloaded", retry_after_seconds=1
+            )
+        self.in_flight += documents
+        self._bytes += size_bytes
+
+    def _leave(self, documents: int, size_bytes: int) -> None:
+        self.in_flight -= documents
+        self._bytes -= size_bytes
+
+
+def _of_many(failures: Sequence[BaseException], blocks: int) -> BaseException:
+    """Return what the failures of some blocks say of them all.
+
+    A refusal with a cause of its own would say that nothing is stored: it counts only where every block met one.
+    """
+    for failure in failures:
+        if not isinstance(failure, UnavailableError) or failure.code == OUTCOME_UNKNOWN:
+            return failure
+    if len(failures) == blocks:
+        return failures[0]
+    return UnavailableError(
+        "A part of the documents is on disk, the rest is not. Send all again with the same Idempotency-Key.",
+        code=OUTCOME_UNKNOWN,
+        retry_after_seconds=2,
+    )
+
+
+def _tell(waiting: Sequence[asyncio.Future[None]], failure: BaseException | None) -> None:
+    """Let everybody go on who waited for a block."""
+    for done in waiting:
+        if done.done():
+            continue
+        if failure is None:
+            done.set_result(None)
+        else:
+            done.set_exception(failure)

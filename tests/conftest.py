@@ -1,0 +1,112 @@
+"""Fixtures for all tests: one set of servers for the run, and for each test a part of them that is its own."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import hypothesis
+import nats
+import pytest
+from pydantic import SecretStr
+from pymongo import AsyncMongoClient
+from redis.asyncio import Redis
+
+from headrace.settings import JobSettings, Settings, StreamSettings
+from tests.servers import Servers, in_own_task, reachable_directory, running
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
+
+# The server sets aside what its streams may grow to, and many tests share it.
+SMALL_STREAMS = StreamSettings(raw_max_bytes=64 << 20, clean_max_bytes=64 << 20, dead_max_bytes=32 << 20)
+
+
+@pytest.fixture
+def data_directory() -> Iterator[Path]:
+    """A temporary directory in which servers can run."""
+    with reachable_directory() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+async def servers() -> AsyncIterator[Servers]:
+    """The embedded servers, shared by the whole run; a test that harms one uses `own_servers`."""
+    with reachable_directory() as directory:
+        async with in_own_task(running(directory)) as servers:
+            yield servers
+
+
+@pytest.fixture(scope="module")
+async def own_servers() -> AsyncIterator[Servers]:
+    """Servers of this module's own, which its tests may kill and stop."""
+    with reachable_directory() as directory:
+        async with in_own_task(running(directory)) as servers:
+            yield servers
+
+
+@pytest.fixture
+async def settings(servers: Servers) -> AsyncIterator[Settings]:
+    """Settings of a Headrace of the test's own: namespace, Postgres and MongoDB databases; all removed afterwards."""
+    name = f"t{secrets.token_hex(5)}"
+    settings = Settings(
+        nats_url=SecretStr(servers.nats_url),
+        mongo_url=SecretStr(_with_database(servers.mongo_url, name)),
+        postgres_url=SecretStr(_with_database(servers.postgres_url, name)),
+        redis_url=SecretStr(servers.redis_url),
+        namespace=name,
+        streams=SMALL_STREAMS,
+        # A test that is about jobs runs those that it means.
+        jobs=JobSettings(enabled=False),
+    )
+    await _on_postgres(servers, f'CREATE DATABASE "{name}"')
+    try:
+        yield settings
+    finally:
+        await asyncio.gather(
+            _on_postgres(servers, f'DROP DATABASE "{name}" WITH (FORCE)'),
+            _forget_streams(servers, name),
+            _forget_documents(servers, name),
+            _forget_keys(servers, name),
+        )
+
+
+def _with_database(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+async def _on_postgres(servers: Servers, statement: str) -> None:
+    connection = await asyncpg.connect(servers.postgres_url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def _forget_streams(servers: Servers, namespace: str) -> None:
+    client = await nats.connect(servers.nats_url)
+    try:
+        js = client.jetstream()
+        for stream in await js.streams_info():
+            name = stream.config.name or ""
+            if namespace in name.lower():
+                await js.delete_stream(name)
+    finally:
+        await client.close()
+
+
+async def _forget_documents(servers: Servers, database: str) -> None:
+    client: AsyncMongoClient[dict[str, object]]
+    async with AsyncMongoClient(servers.mongo_url) as client:
+        await client.drop_database(database)
+
+
+async def _forget_keys(servers: Servers, namespace: str) -> None:
+    async with Redis.from_url(servers.redis_url) as client:
+        async for key in client.scan_iter(match=f"*{namespace}*", count=1000):
+            await client.delete(key)

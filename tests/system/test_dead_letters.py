@@ -1,0 +1,97 @@
+"""The story of docs/dead-letters.md: a wrong column name, straight to NATS, and nothing is lost by it."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from pydantic import ValidationError
+
+from pipelines.invoices import invoices
+from tests.system.system import ROOT, System
+
+REAL = ROOT.parent / "shared" / "data" / "invoices" / "OnlineRetail_semicolon.csv"
+SAMPLE = ROOT / "producer" / "samples" / "invoices.csv"
+ROWS = 300
+WHERE = ["--pipeline", "invoices", "--code", "invalid_document", "--pointer", "/Quantity"]
+
+
+def rows(source: Path) -> list[dict[str, str]]:
+    """Return valid rows, their quantity under another name."""
+    if not source.exists():
+        pytest.skip(f"{source.name} is not on this machine; the sample stands for it")
+    with source.open(encoding="utf-8-sig", newline="") as lines:
+        found = list(islice(filter(_valid, csv.DictReader(lines, delimiter=";")), ROWS))
+    for row in found:
+        row["Qty"] = row.pop("Quantity")
+    return found
+
+
+def _valid(row: dict[str, str]) -> bool:
+    try:
+        invoices.accepts.model_validate(row)
+    except ValidationError:
+        return False
+    return True
+
+
+async def headrace(system: System, *arguments: str, code: int = 0) -> Any:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli", "dead", *arguments, "--json", "--url", system.url),
+        *("--token", system.facts["token"]),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == code, err.decode()
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.mark.parametrize("source", [SAMPLE, REAL], ids=["sample", "real"])
+async def test_a_wrong_column_name_is_found_tried_out_mended_and_audited(
+    system: System, source: Path, tmp_path: Path
+) -> None:
+    wrong = rows(source)
+    before = await system.books("invoices")
+    client = await nats.connect(system.facts["nats_url"])
+    stream = client.jetstream()
+    await asyncio.gather(*(stream.publish("ingest.invoices", json.dumps(row).encode()) for row in wrong))
+    await client.close()
+    await system.drained("invoices")
+
+    [groups] = await headrace(system, "groups", *WHERE)
+    assert [(group["stage"], group["count"]) for group in groups] == [("refine", len(wrong))]
+    [one] = await headrace(system, "ls", *WHERE, "-n", "1")
+    [tried] = await headrace(system, "replay", *WHERE, "--rename", "/Qty=/Quantity", "--dry-run")
+    assert (tried["would_pass"], tried["would_fail"]) == (len(wrong), 0)
+    [unmended] = await headrace(system, "replay", *WHERE, "--dry-run", code=1)
+    assert (unmended["would_pass"], unmended["would_fail"]) == (0, len(wrong))
+
+    # The first by a function of the user's own, the rest by a patch.
+    (tmp_path / "mend.py").write_text("def mend(row):\n    row['Quantity'] = row.pop('Qty')\n    return row\n")
+    [by_function] = await headrace(system, "replay", one["id"], "--function", f"{tmp_path}/mend.py:mend")
+    [by_patch] = await headrace(
+        system, "replay", *WHERE, "--rename", "/Qty=/Quantity", "--reason", "the export wrote Qty"
+    )
+
+    assert (by_function["replayed"], by_patch["replayed"]) == (1, len(wrong) - 1)
+    after = await system.drained("invoices")
+    assert after["balanced"]
+    assert after["accepted"] - before["accepted"] == len(wrong)
+    assert after["dead"] == before["dead"]
+    assert after["stored"]["facts"] - before["stored"]["facts"] == len(wrong)
+    audited = (await headrace(system, "audit", "-n", "1"))[0]
+    assert (audited["by"], audited["reason"], audited["replayed"]) == ("admin", "the export wrote Qty", len(wrong) - 1)
+    assert audited["patch"] == [{"op": "move", "from": "/Qty", "path": "/Quantity"}]
+    state = await system.get(f"/v1/documents/invoices/{one['id']}")
+    assert (state["status"], state["problem"]) == ("stored", None)
+    assert await headrace(system, "ls", *WHERE) == []
