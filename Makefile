@@ -26,7 +26,7 @@ demo: install ## install, then run everything and send documents through it
 	$(BIN)/headrace demo
 
 test: $(DEVELOP) ## run all tests; ARGS="-k name" passes on to pytest
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Each time another seed, which is said, so that FUZZ_SEED=that repeats the run; FUZZ_EXAMPLES is how long it takes.
 FUZZ_SEED ?= $(shell date +%s)

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,9 +18,8 @@ from headrace import telemetry
 log = telemetry.logger(__name__)
 
 READY_SECONDS = 60.0
-CRASHES = 5
 CRASH_WINDOW_SECONDS = 30.0
-_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 2.0
+_FIRST_WAIT_SECONDS = 0.1
 _PROBE_SECONDS, _PROBE_EVERY_SECONDS = 5.0, 0.03
 _KILLED_SECONDS = 5.0
 _TAIL_BYTES = 500
@@ -29,6 +29,19 @@ class CrashLoopError(EmbeddedError):
     """A child ends again and again; restarting it does not help."""
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How children that end are started again.
+
+    Attributes:
+        crashes: so many within `CRASH_WINDOW_SECONDS` end the supervisor.
+        longest_wait_seconds: before a start; the first is quick, each doubles.
+    """
+
+    crashes: int = 5
+    longest_wait_seconds: float = 2.0
+
+
 class Supervisor:
     """Use `supervise`.
 
@@ -36,8 +49,9 @@ class Supervisor:
         pids: the children that run now, by name; a live view.
     """
 
-    def __init__(self, logs: Path, tasks: asyncio.TaskGroup, on_change: Callable[[], None]) -> None:
+    def __init__(self, logs: Path, tasks: asyncio.TaskGroup, on_change: Callable[[], None], patience: Patience) -> None:
         self._logs = logs
+        self._patience = patience
         self._tasks = tasks
         self._on_change = on_change
         self._starts = 0
@@ -54,7 +68,7 @@ class Supervisor:
         self._starts += 1
         children = []
         for program in programs:
-            child = _Child(program, self._starts, self._logs / f"{program.name}.log", self._changed)
+            child = _Child(program, self._starts, self._logs / f"{program.name}.log", self._changed, self._patience)
             self._children[program.name] = child
             child.keeper = self._tasks.create_task(child.keep())
             children.append(child)
@@ -85,19 +99,22 @@ class Supervisor:
 
 
 @contextlib.asynccontextmanager
-async def supervise(logs: Path, on_change: Callable[[], None] = lambda: None) -> AsyncIterator[Supervisor]:
+async def supervise(
+    logs: Path, on_change: Callable[[], None] = lambda: None, patience: Patience | None = None
+) -> AsyncIterator[Supervisor]:
     """Run a supervisor; at the end no child is left.
 
     Args:
         logs: folder for the children's output, one file each; it exists.
         on_change: called after a child started or ended.
+        patience: with children that end again and again.
 
     Raises:
         CrashLoopError: in the body, which is cancelled.
     """
     try:
         async with asyncio.TaskGroup() as tasks:
-            supervisor = Supervisor(logs, tasks, on_change)
+            supervisor = Supervisor(logs, tasks, on_change, patience or Patience())
             try:
                 yield supervisor
             finally:
@@ -119,13 +136,19 @@ class _Child:
     """
 
     def __init__(
-        self, program: Program, start: int, log_file: Path, changed: Callable[[str, int | None], None]
+        self,
+        program: Program,
+        start: int,
+        log_file: Path,
+        changed: Callable[[str, int | None], None],
+        patience: Patience,
     ) -> None:
         self.start = start
         self.keeper: asyncio.Task[None] | None = None
         self._program = program
         self._log_file = log_file
         self._changed = changed
+        self._patience = patience
         self._process: asyncio.subprocess.Process | None = None
         self._ending = asyncio.Event()
 
@@ -135,8 +158,8 @@ class _Child:
         Raises:
             CrashLoopError: it ended too often in too short a time.
         """
-        name = self._program.name
-        ends: deque[float] = deque(maxlen=CRASHES)
+        name, crashes = self._program.name, self._patience.crashes
+        ends: deque[float] = deque(maxlen=crashes)
         while not self._ending.is_set():
             try:
                 process = self._process = await spawn(self._program, self._log_file)
@@ -156,13 +179,13 @@ class _Child:
                 # It ended in order, to be started anew (headrace/reload.py).
                 ends.clear()
             ends.append(now)
-            if len(ends) == CRASHES and now - ends[0] < CRASH_WINDOW_SECONDS:
+            if len(ends) == crashes and now - ends[0] < CRASH_WINDOW_SECONDS:
                 raise CrashLoopError(
-                    f"{name} ended {CRASHES} times in {CRASH_WINDOW_SECONDS:g} s, last with code {code}. "
+                    f"{name} ended {crashes} times in {CRASH_WINDOW_SECONDS:g} s, last with code {code}. "
                     f"Its output is in {self._log_file}{_last_line(self._log_file)}"
                 )
             recent = sum(now - end < CRASH_WINDOW_SECONDS for end in ends)
-            wait_seconds = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** (recent - 1))
+            wait_seconds = min(self._patience.longest_wait_seconds, _FIRST_WAIT_SECONDS * 2 ** (recent - 1))
             log.warning("child_restarts", child=name, code=code, wait_seconds=wait_seconds, log=str(self._log_file))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds):

@@ -7,6 +7,7 @@ A small ASGI application before FastAPI. One obvious route: `accept` reads the r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -45,6 +46,8 @@ _JSON: Final = (b"content-type", b"application/json")
 # A bulk gives way to other requests this often, whichever comes first.
 _TURN_DOCUMENTS: Final = 250
 _TURN_BYTES: Final = 128 << 10
+# What a line has besides its document, about.
+_ENVELOPE_BYTES: Final = 128
 _REMEMBERED_KEYS: Final = 100_000
 
 
@@ -71,6 +74,9 @@ class Ingest:
         self._app = app
         self._keys = RecentKeys(_REMEMBERED_KEYS)
         self._subjects: dict[str, bytes] = {}
+        # Bulks are made into lines one after the other: side by side all would be done late, and each turn of the loop,
+        # in which others are refused, would be as long as they are many.
+        self._bulk_turn = asyncio.Lock()
         self._intakes = intakes(door.pipelines)
 
     @property
@@ -130,6 +136,8 @@ class Ingest:
         principal = await door.principal(headers.authorization)
         require(principal, "documents:write", name)
         pipeline = pipeline_named(door.pipelines, name)
+        # Before the body is read, so that a refusal costs next to nothing.
+        door.committer.require_room()
         if headers.key is None and headers.event_id is None:
             door.admission.admit()
         body = await read_body(receive, headers, door.settings.gateway.body_max_bytes)
@@ -155,6 +163,7 @@ class Ingest:
             return None
         incoming = Incoming(body, headers.key)
         try:
+            door.committer.require_room()
             door.admission.admit()
             found, line = self._envelop(pipeline, principal, incoming, now())
             if line is None:
@@ -221,7 +230,40 @@ class Ingest:
         request_id: str,
     ) -> Answer:
         door = self._door
-        door.admission.spend(principal.subject, len(many))
+        size = sum(len(one.data) for one in many) + len(many) * _ENVELOPE_BYTES
+        with contextlib.ExitStack() as expecting:
+            # Room is taken before any work is done for them, and given back before stores are waited for.
+            with door.committer.hold(len(many), size):
+                door.admission.spend(principal.subject, len(many))
+                async with self._bulk_turn:
+                    items, lines, fresh = await self._envelop_many(pipeline, principal, many)
+                ids = [item["id"] for item in items if "id" in item]
+                if not ids:
+                    none = DocumentError("None of the documents can be accepted; `items` says why.", code="all_refused")
+                    body, more = problem(none, request_id, accepted=0, rejected=len(items), items=items)
+                    return 422, body, more
+                waiters = expecting.enter_context(door.receipts.expect(ids if headers.wait_seconds else ()))
+                if lines:
+                    door.admission.admit()
+                    await door.committer.commit_held(pipeline.name, lines)
+                    for found, incoming in fresh:
+                        self._keys.remember(found, incoming.data)
+            rejected = len(items) - len(ids)
+            answer: dict[str, Any] = {"accepted": len(ids), "rejected": rejected, "items": items}
+            status = 207 if rejected else 202
+            applied: Headers = []
+            if headers.wait_seconds:
+                states = await door.receipts.settled(waiters, headers.wait_seconds)
+                for item, state in zip((item for item in items if "id" in item), states, strict=True):
+                    item["status"] = state
+                if "accepted" not in states:
+                    status, applied = (207 if rejected else 200), [_APPLIED]
+        return status, msgspec.json.encode(answer), [_JSON, *applied]
+
+    async def _envelop_many(
+        self, pipeline: Pipeline, principal: Principal, many: Sequence[Incoming]
+    ) -> tuple[list[dict[str, Any]], list[bytes], list[tuple[str, Incoming]]]:
+        """Return what to answer of each document, the lines, and which documents to remember by their keys."""
         time_of_all = now()
         items: list[dict[str, Any]] = []
         lines: list[bytes] = []
@@ -244,28 +286,7 @@ class Ingest:
                 lines.append(line)
                 if incoming.key is not None:
                     fresh.append((found, incoming))
-        ids = [item["id"] for item in items if "id" in item]
-        if not ids:
-            none = DocumentError("None of the documents can be accepted; `items` says why.", code="all_refused")
-            body, more = problem(none, request_id, accepted=0, rejected=len(items), items=items)
-            return 422, body, more
-        with door.receipts.expect(ids if headers.wait_seconds else ()) as waiters:
-            if lines:
-                door.admission.admit()
-                await door.committer.commit_many(pipeline.name, lines)
-                for found, incoming in fresh:
-                    self._keys.remember(found, incoming.data)
-            rejected = len(items) - len(ids)
-            answer: dict[str, Any] = {"accepted": len(ids), "rejected": rejected, "items": items}
-            status = 207 if rejected else 202
-            applied: Headers = []
-            if headers.wait_seconds:
-                states = await door.receipts.settled(waiters, headers.wait_seconds)
-                for item, state in zip((item for item in items if "id" in item), states, strict=True):
-                    item["status"] = state
-                if "accepted" not in states:
-                    status, applied = (207 if rejected else 200), [_APPLIED]
-        return status, msgspec.json.encode(answer), [_JSON, *applied]
+        return items, lines, fresh
 
     def _envelop(
         self, pipeline: Pipeline, principal: Principal, incoming: Incoming, time_text: str

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -25,6 +27,28 @@ hypothesis.settings.load_profile("untimed")
 
 # The server sets aside what its streams may grow to, and many tests share it.
 SMALL_STREAMS = StreamSettings(raw_max_bytes=64 << 20, clean_max_bytes=64 << 20, dead_max_bytes=32 << 20)
+
+
+# Their files take longest, and many have few tests: begun last, each would be waited for alone.
+_LONGEST: Final = ("system", "faults", "embedded", "workers")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the folders that take longest begin; the order within them stays."""
+    tests = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(tests).parts[0]
+        return _LONGEST.index(folder) if folder in _LONGEST else len(_LONGEST)
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Say at once what has failed: a run that is ended from outside never comes to its summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\nFAILED {report.nodeid} ({report.when})\n{report.longreprtext[-2000:]}", flush=True)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import TypeVar
 from embedded.program import Program
 from embedded.servers import SERVERS, prepare
 from embedded.state import open_state
-from embedded.supervisor import Supervisor, supervise
+from embedded.supervisor import Patience, Supervisor, supervise
 from headrace.settings import StreamSettings
 
 DEADLINE_SECONDS = 30
@@ -81,12 +81,16 @@ async def until(holds: Callable[[], bool]) -> None:
 
 @contextlib.asynccontextmanager
 async def running(
-    directory: Path, wanted: Collection[str] = tuple(SERVERS), *, namespace: str = ""
+    directory: Path,
+    wanted: Collection[str] = tuple(SERVERS),
+    *,
+    namespace: str = "",
+    patience: Patience | None = None,
 ) -> AsyncIterator[Servers]:
     """Run servers of one's own, by the settings they stand for; the URL of one that is not wanted is empty."""
     with open_state(directory) as state:
         servers = await prepare(state, StreamSettings(), wanted, namespace)
-        async with supervise(state.folder("logs")) as supervisor:
+        async with supervise(state.folder("logs"), patience=patience) as supervisor:
             await supervisor.start(*(server.program for server in servers.values()))
             urls = {setting: servers[setting].url if setting in servers else "" for setting in SERVERS}
             programs = {server.program.name: server.program for server in servers.values()}

@@ -7,6 +7,7 @@ so one fsync serves many documents.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -32,7 +33,8 @@ class Committer:
     """Makes documents durable. Bounded: beyond its limits it refuses at once rather than queue.
 
     Args:
-        max_documents, max_bytes: what may await a PubAck in this process.
+        max_documents, max_bytes: what may await a PubAck in this process. What is more than that all by itself is taken
+            where nothing else waits, since it could never come otherwise.
     """
 
     def __init__(
@@ -47,6 +49,28 @@ class Committer:
         self._bytes = 0
         self.in_flight = 0
         telemetry.in_flight_documents.set_function(lambda: self.in_flight)
+
+    def require_room(self) -> None:
+        """Refuse where not one more document would be taken: cheap, for before a body is read.
+
+        Raises:
+            UnavailableError: `overloaded`.
+        """
+        if self.in_flight >= self._max_documents or self._bytes >= self._max_bytes:
+            raise _overloaded()
+
+    @contextlib.contextmanager
+    def hold(self, documents: int, size_bytes: int) -> Iterator[None]:
+        """Take room for documents while the body runs.
+
+        Raises:
+            UnavailableError: `overloaded`, at once.
+        """
+        self._enter(documents, size_bytes)
+        try:
+            yield
+        finally:
+            self._leave(documents, size_bytes)
 
     async def commit(self, pipeline: str, line: bytes) -> None:
         """Return once this envelope is on disk.
@@ -80,16 +104,16 @@ class Committer:
         Raises:
             UnavailableError: part of them may be stored; sent again with the same keys, none is stored twice.
         """
-        size = sum(map(len, lines))
-        self._enter(len(lines), size)
-        try:
-            blocks = [self._seal(pipeline, part) for part in self._parts(lines)]
-            outcomes = await asyncio.gather(*(self._publish(block) for block in blocks), return_exceptions=True)
-            failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-            if failures:
-                raise _of_many(failures, len(blocks))
-        finally:
-            self._leave(len(lines), size)
+        with self.hold(len(lines), sum(map(len, lines))):
+            await self.commit_held(pipeline, lines)
+
+    async def commit_held(self, pipeline: str, lines: Sequence[bytes]) -> None:
+        """Do as `commit_many`, for a caller that holds room for them already."""
+        blocks = [self._seal(pipeline, part) for part in self._parts(lines)]
+        outcomes = await asyncio.gather(*(self._publish(block) for block in blocks), return_exceptions=True)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if failures:
+            raise _of_many(failures, len(blocks))
 
     async def _run(self, pipeline: str, lane: _Lane) -> None:
         """Publish block after block until nothing waits."""
@@ -137,16 +161,19 @@ class Committer:
         return parts(lines, self._block.max_documents, self._block.max_bytes)
 
     def _enter(self, documents: int, size_bytes: int) -> None:
-        if self.in_flight + documents > self._max_documents or self._bytes + size_bytes > self._max_bytes:
-            raise UnavailableError(
-                "Too many documents await their write to disk.", code="overloaded", retry_after_seconds=1
-            )
+        full = self.in_flight + documents > self._max_documents or self._bytes + size_bytes > self._max_bytes
+        if full and self.in_flight:
+            raise _overloaded()
         self.in_flight += documents
         self._bytes += size_bytes
 
     def _leave(self, documents: int, size_bytes: int) -> None:
         self.in_flight -= documents
         self._bytes -= size_bytes
+
+
+def _overloaded() -> UnavailableError:
+    return UnavailableError("Too many documents await their write to disk.", code="overloaded", retry_after_seconds=1)
 
 
 def _of_many(failures: Sequence[BaseException], blocks: int) -> BaseException:

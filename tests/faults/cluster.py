@@ -28,7 +28,7 @@ from tests.faults.journal import read
 from tests.faults.observe import observe
 from tests.faults.producer import Producer, open_producers
 from tests.faults.report import outcomes
-from tests.faults.stack import QUICK, Stack, open_stack
+from tests.faults.stack import PATIENT, QUICK, Stack, open_stack
 from tests.servers import reachable_directory
 
 NAMES: Final = ("n1", "n2", "n3")
@@ -98,7 +98,7 @@ async def open_cluster(directory: Path) -> AsyncIterator[Cluster]:
     urls = ",".join(f"nats://{LOOPBACK}:{clients[name]}" for name in NAMES)
     logs = directory / "cluster-logs"
     _make(logs)
-    async with supervise(logs) as supervisor:
+    async with supervise(logs, patience=PATIENT) as supervisor:
         await supervisor.start(*programs.values())
         await _elected(urls)
         yield Cluster(urls, supervisor, programs)

@@ -21,7 +21,7 @@ STAGES = ("refine", "documents", "facts", "journal", "dead")
 SEED = 11
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def stack() -> AsyncIterator[Stack]:
     with reachable_directory() as directory:
         workers = {stage: (stage,) for stage in STAGES}
@@ -69,7 +69,7 @@ class Books:
         assert [str(one) for one in check(found)] == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def books(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Books:
     return Books(stack, tmp_path_factory.mktemp("journals"))
 

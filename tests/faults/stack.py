@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,10 +19,9 @@ import nats
 import redis.asyncio
 from nats.js import JetStreamContext
 
-import embedded.supervisor
 from embedded.program import Program
 from embedded.state import LOOPBACK, free_port
-from embedded.supervisor import Supervisor
+from embedded.supervisor import Patience, Supervisor
 from headrace.topology import STAGES
 from tests.faults.checker import Usage
 from tests.faults.observe import Stores
@@ -42,6 +41,8 @@ LINKS: Final = {
     "analytics": ("nats", "mongo", "postgres", "valkey"),
 }
 _ADMIN: Final = "faults"
+# Children may die as often as they are killed, and come back at once.
+PATIENT: Final = Patience(crashes=10_000, longest_wait_seconds=0.2)
 _POLL_SECONDS: Final = 0.1
 # Quick to find out and to come back, so that many faults fit into a minute; else as shipped.
 QUICK: Final[Mapping[str, str]] = {
@@ -184,89 +185,78 @@ async def open_stack(
     workers: Mapping[str, tuple[str, ...]],
     environment: Mapping[str, str] = QUICK,
     nats_url: str = "",
+    proxied: bool = True,
 ) -> AsyncIterator[Stack]:
     """Run everything; at the end nothing is left running.
 
     Args:
         workers: the workers' processes by name, and the stages of each; none means all.
         nats_url: of a cluster that runs elsewhere, instead of a server of our own.
+        proxied: whether links can be disturbed; what they carry is then work of this process, too.
     """
     wanted = [setting for setting in _SETTING.values() if not (nats_url and setting == "nats_url")]
-    with _patient_supervisor():
-        async with contextlib.AsyncExitStack() as opened:
-            servers = await opened.enter_async_context(running(directory, wanted))
-            urls = {
-                "nats": nats_url or servers.nats_url,
-                "mongo": servers.mongo_url,
-                "postgres": servers.postgres_url,
-                "valkey": servers.redis_url,
-            }
-            processes: dict[str, tuple[str, ...]] = {"auth": ("auth",), "analytics": ("analytics",)}
-            processes |= {name: ("workers", *stages) for name, stages in workers.items()} | {"gateway": ("gateway",)}
-            proxies = {
-                f"{name}-{server}": await opened.enter_async_context(open_proxy(urls[server]))
-                for name, (service, *_) in processes.items()
-                for server in LINKS[service]
-                # A cluster tells its clients where else it is, past any proxy.
-                if not (nats_url and server == "nats")
-            }
-            port = free_port()
-            url = f"http://{LOOPBACK}:{port}"
-            failpoints = directory / "failpoints"
-            failpoints.write_text("")
-            session = await opened.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)))
-            programs = dict(servers.programs)
-            for name, (service, *stages) in processes.items():
-                through = {s: proxies[k].url if (k := f"{name}-{s}") in proxies else urls[s] for s in urls}
-                programs[name] = Program(
-                    name=name,
-                    argv=(sys.executable, "-P", "-m", "cli.main", service, *stages),
-                    environment={
-                        **_inherited(),
-                        **environment,
-                        **{f"HEADRACE_{_SETTING[server].upper()}": link for server, link in through.items()},
-                        "HEADRACE_PIPELINES": str(PIPELINES),
-                        "HEADRACE_GATEWAY__PORT": str(port),
-                        "HEADRACE_FAILPOINTS": str(failpoints),
-                        "HEADRACE_AUTH__BOOTSTRAP_ADMIN": _ADMIN,
-                        "HEADRACE_AUTH__BOOTSTRAP_PASSWORD": "correct horse battery staple",
-                        # One token for the whole run.
-                        "HEADRACE_AUTH__ACCESS_SECONDS": "86400",
-                    },
-                    directory=directory,
-                    probe=_probe(session, url) if name == "gateway" else _nothing,
-                )
-            client = await nats.connect(
-                urls["nats"].split(","), max_reconnect_attempts=-1, error_cb=_quiet, ping_interval=1
+    async with contextlib.AsyncExitStack() as opened:
+        servers = await opened.enter_async_context(running(directory, wanted, patience=PATIENT))
+        urls = {
+            "nats": nats_url or servers.nats_url,
+            "mongo": servers.mongo_url,
+            "postgres": servers.postgres_url,
+            "valkey": servers.redis_url,
+        }
+        processes: dict[str, tuple[str, ...]] = {"auth": ("auth",), "analytics": ("analytics",)}
+        processes |= {name: ("workers", *stages) for name, stages in workers.items()} | {"gateway": ("gateway",)}
+        proxies = {
+            f"{name}-{server}": await opened.enter_async_context(open_proxy(urls[server]))
+            for name, (service, *_) in processes.items()
+            for server in LINKS[service]
+            # A cluster tells its clients where else it is, past any proxy.
+            if proxied and not (nats_url and server == "nats")
+        }
+        port = free_port()
+        url = f"http://{LOOPBACK}:{port}"
+        failpoints = directory / "failpoints"
+        failpoints.write_text("")
+        session = await opened.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)))
+        programs = dict(servers.programs)
+        for name, (service, *stages) in processes.items():
+            through = {s: proxies[k].url if (k := f"{name}-{s}") in proxies else urls[s] for s in urls}
+            programs[name] = Program(
+                name=name,
+                argv=(sys.executable, "-P", "-m", "cli.main", service, *stages),
+                environment={
+                    **_inherited(),
+                    **environment,
+                    **{f"HEADRACE_{_SETTING[server].upper()}": link for server, link in through.items()},
+                    "HEADRACE_PIPELINES": str(PIPELINES),
+                    "HEADRACE_GATEWAY__PORT": str(port),
+                    "HEADRACE_FAILPOINTS": str(failpoints),
+                    "HEADRACE_AUTH__BOOTSTRAP_ADMIN": _ADMIN,
+                    "HEADRACE_AUTH__BOOTSTRAP_PASSWORD": "correct horse battery staple",
+                    # One token for the whole run.
+                    "HEADRACE_AUTH__ACCESS_SECONDS": "86400",
+                },
+                directory=directory,
+                probe=_probe(session, url) if name == "gateway" else _nothing,
             )
-            opened.push_async_callback(client.close)
-            *behind, gateway = (programs[name] for name in processes)
-            await servers.supervisor.start(*behind)
-            await servers.supervisor.start(gateway)
-            token = await _token(session, url)
-            session.headers["Authorization"] = f"Bearer {token}"
-            js = client.jetstream(timeout=5)
-            stack = Stack(servers, url, token, servers.supervisor, programs, proxies, failpoints, js, session)
-            assert await stack.caught_up(60) is not None, "it was never ready"
-            try:
-                yield stack
-            finally:
-                stack.heal()
-                # While the ways between them are open.
-                await servers.supervisor.stop("gateway")
-                await servers.supervisor.stop(*(name for name in processes if name != "gateway"))
-
-
-@contextlib.contextmanager
-def _patient_supervisor() -> Iterator[None]:
-    """Let children die as often as they are killed, and come back at once."""
-    module = embedded.supervisor
-    before = module.CRASHES, module._LONGEST_WAIT_SECONDS
-    module.CRASHES, module._LONGEST_WAIT_SECONDS = 10_000, 0.2
-    try:
-        yield
-    finally:
-        module.CRASHES, module._LONGEST_WAIT_SECONDS = before
+        client = await nats.connect(
+            urls["nats"].split(","), max_reconnect_attempts=-1, error_cb=_quiet, ping_interval=1
+        )
+        opened.push_async_callback(client.close)
+        *behind, gateway = (programs[name] for name in processes)
+        await servers.supervisor.start(*behind)
+        await servers.supervisor.start(gateway)
+        token = await _token(session, url)
+        session.headers["Authorization"] = f"Bearer {token}"
+        js = client.jetstream(timeout=5)
+        stack = Stack(servers, url, token, servers.supervisor, programs, proxies, failpoints, js, session)
+        assert await stack.caught_up(60) is not None, "it was never ready"
+        try:
+            yield stack
+        finally:
+            stack.heal()
+            # While the ways between them are open.
+            await servers.supervisor.stop("gateway")
+            await servers.supervisor.stop(*(name for name in processes if name != "gateway"))
 
 
 def _inherited() -> dict[str, str]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from headrace.registry import Pipelines
 from headrace.topology import RAW, Topology
 from tests.gateway.system import Gateway, gateway_settings, running
 from tests.servers import Servers, until
+from tests.waiting import eventually
 
 PATH = "/v1/documents/invoices"
 JSON = {"Content-Type": "application/json"}
@@ -171,6 +173,49 @@ async def test_a_rate_is_429_and_says_when_there_is_room(
         assert [status for status, _, _ in answers] == [202, 202, 429]
         assert 1 <= int(answers[2][2]["Retry-After"]) <= 2
         assert theirs == 202
+
+
+async def test_what_there_is_no_room_for_is_refused_before_its_body_is_read(gateway: Gateway) -> None:
+    key = gateway.key("documents:write")
+    address, before = urlsplit(gateway.url), len(await on_disk(gateway))
+    with gateway.door.committer.hold(10**9, 0):
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(
+            f"POST {PATH} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\n"
+            "Content-Type: application/x-ndjson\r\nContent-Length: 1000000\r\n\r\n{".encode()
+        )
+        async with asyncio.timeout(10):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        writer.close()
+        whole, _, _ = await gateway.problem("POST", PATH, key=key, data=body(), headers=JSON)
+
+    assert head.startswith("http/1.1 503")
+    assert "retry-after: " in head
+    assert whole == 503
+    assert len(await on_disk(gateway)) == before
+    accepted, _, _ = await gateway.ask("POST", PATH, key=key, data=body(), headers=JSON)
+    assert accepted == 202
+
+
+async def test_a_bulk_that_waits_for_the_stores_takes_no_room(gateway: Gateway) -> None:
+    key = gateway.key("documents:write")
+    headers, before = {"Content-Type": "application/x-ndjson", "Prefer": "wait=30"}, len(await on_disk(gateway))
+    waits = asyncio.create_task(gateway.ask("POST", PATH, key=key, data=body() + b"\n" + body(), headers=headers))
+
+    async def on_its_way() -> bool:
+        return len(await on_disk(gateway)) > before
+
+    await eventually(on_its_way)
+    await until(lambda: gateway.door.committer.in_flight == 0)
+    still_waits = not waits.done()
+    topology = Topology(gateway.door.settings.namespace)
+    for document in list(gateway.door.receipts._waiting):
+        for sink in ("documents", "facts"):
+            await gateway.door.bus.client.publish(topology.stored(sink, "invoices"), document)
+    status, _, _ = await waits
+
+    assert still_waits
+    assert status == 200
 
 
 async def test_a_full_stream_refuses_the_new_and_knows_the_old(

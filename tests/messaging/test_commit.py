@@ -166,6 +166,19 @@ async def test_beyond_its_limits_it_refuses_at_once(held: Held, topology: Topolo
         assert commits.in_flight == 0
 
 
+async def test_what_is_larger_than_its_limits_is_taken_alone(held: Held, topology: Topology) -> None:
+    commits = committer(held, topology, documents=2)
+    task = asyncio.gather(commits.commit_many("things", [line() for _ in range(3)]))
+    await held.received(1)
+    with pytest.raises(UnavailableError, match="await their write"):
+        commits.require_room()
+    held.answers[0].set_result(PubAck())
+    await task
+
+    commits.require_room()
+    assert commits.in_flight == 0
+
+
 async def test_who_stops_waiting_harms_nobody(held: Held, topology: Topology) -> None:
     commits = committer(held, topology)
     first = waiting(commits, [line()])

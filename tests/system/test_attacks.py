@@ -8,30 +8,20 @@ import json
 import re
 import secrets
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlsplit
 
 import aiohttp
 import nats
-import pytest
 from yarl import URL
 
 from headrace.registry import load_pipelines
 from tests.fuzz.settings import EXAMPLES, SEED
-from tests.servers import in_own_task, reachable_directory
-from tests.system.system import ROOT, System, up
+from tests.system.system import ROOT, System
 
 _PATIENCE_SECONDS = 150
-
-
-@pytest.fixture(scope="module")
-async def system() -> AsyncIterator[System]:
-    """A Headrace of its own: every operation is called, those that store, replay and pause included."""
-    with reachable_directory() as directory:
-        async with in_own_task(up(directory)) as running:
-            yield running
 
 
 # Bytes that some decoder or store behind would choke on, under the name of what is wrong with them.

@@ -19,6 +19,8 @@ from headrace.storage.postgres import open_facts
 from headrace.storage.redis import open_projection
 from tests.invariants import assert_balanced
 from tests.workers.plant import Plant, sealed
+from workers.documents import StoreDocuments
+from workers.facts import StoreFacts
 from workers.reconcile.findings import Finding, Report
 from workers.reconcile.run import Reconciler
 
@@ -129,6 +131,34 @@ async def test_what_all_have_lost_is_made_from_raw_and_what_no_stream_has_is_onl
     await plant.fetch("DELETE FROM facts.things WHERE id = $1", UUID(kept[0]))
     told = await bench.run(repair=True)
     assert named(told) == {("missing", "facts", tuple(kept), "", False)}
+
+
+@pytest.mark.parametrize("dies_at", [StoreDocuments, StoreFacts])
+async def test_a_repair_that_dies_between_two_stores_is_completed_by_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, dies_at: type
+) -> None:
+    plant = bench.plant
+    ids = await plant.submit("things", *[dict(DOCUMENT["things"])] * 3)
+    await plant.work("refine", "journal")
+    js = plant.bus.client.jetstream()
+    # In CLEAN, and as if settled by both sinks, which have nothing.
+    for sink in ("documents", "facts"):
+        consumer = await js.pull_subscribe_bind(sink, stream=plant.topology.stream("CLEAN"))
+        for message in await consumer.fetch(1, timeout=10):
+            await message.ack_sync()
+
+    async def dies(*_: Any) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dies_at, "apply", dies)
+        with pytest.raises(RuntimeError):
+            await bench.run(repair=True)
+    repaired = await bench.run(repair=True)
+
+    assert {one for finding in repaired.findings for one in finding.ids} == set(ids)
+    assert (await bench.run(counts=True)).findings == []
+    await assert_balanced(plant.settings)
 
 
 async def test_what_was_given_back_or_bridged_is_in_the_books(bench: Bench) -> None:

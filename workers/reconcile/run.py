@@ -245,8 +245,10 @@ class Reconciler:
         async def store_fact(items: Sequence[Item]) -> None:
             await StoreFacts(self.facts, self.projection).apply(pipeline, items)
 
-        await _each(store_document, again["documents"])
+        # Facts first: who dies in between leaves what has been counted, and the next repair has but to store it.
+        # The other way round, what lacks only its fact would be taken for counted.
         await _each(store_fact, new)
+        await _each(store_document, again["documents"])
         await _each(store_uncounted, list(counted.values()))
 
     async def _see_repaired(self, pipeline: Pipeline, findings: Sequence[Finding]) -> None:
