@@ -103,6 +103,7 @@ def prepared(pipeline: str | None, data_dir: Path) -> tuple[Settings, list[Any]]
     from pydantic import SecretStr
 
     from cli.reach import running_urls
+    from headrace import failpoints
     from headrace.registry import load_pipelines
     from headrace.settings import Settings
 
@@ -111,6 +112,7 @@ def prepared(pipeline: str | None, data_dir: Path) -> tuple[Settings, list[Any]]
         name: SecretStr(url) for name, url in running_urls(data_dir).items() if name not in settings.model_fields_set
     }
     settings = settings.model_copy(update=urls)
+    failpoints.arm("cli", settings.failpoints)
     pipelines = load_pipelines(settings.pipelines)
     if pipeline is not None and pipeline not in pipelines:
         fail(f"there is no pipeline {pipeline!r}; there are: {', '.join(sorted(pipelines))}", exit_code=EXIT_USAGE)

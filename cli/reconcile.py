@@ -85,6 +85,7 @@ async def _reconcile(
     from headrace.storage.mongo import open_documents
     from headrace.storage.postgres import open_facts
     from headrace.storage.redis import open_projection
+    from workers.leftovers import forget_shadows
     from workers.rebuild_lock import alone
     from workers.reconcile.run import Reconciler
 
@@ -95,6 +96,7 @@ async def _reconcile(
         open_projection(settings.redis_url.get_secret_value(), settings.namespace, _TIMEOUT_SECONDS) as projection,
         alone(facts),
     ):
+        await forget_shadows(facts, documents, projection, pipelines)
         reconciler = Reconciler(bus, settings, documents, facts, projection)
         return [
             await reconciler.run(one, repair=repair, counts=counts, seconds=seconds, since=since) for one in pipelines

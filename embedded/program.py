@@ -37,12 +37,17 @@ async def _nothing() -> None:
     return None
 
 
+async def _well() -> str | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """What there is to know to run a child.
 
     Attributes:
         probe: returns once the child serves its protocol; raises until then.
+        ails: why it has to be started anew though it runs; None while it has not.
         before_start: mends what a killed child left behind.
         stop_signal: asks for an orderly end.
         kill_signal: ends it at once, and its own children with it; sent by the kernel when we die.
@@ -53,6 +58,7 @@ class Program:
     argv: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=lambda: BARE_ENVIRONMENT)
     probe: Callable[[], Awaitable[None]] = _nothing
+    ails: Callable[[], Awaitable[str | None]] = _well
     before_start: Callable[[], Awaitable[None]] = _nothing
     account: Account | None = None
     directory: Path | None = None

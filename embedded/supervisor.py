@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from embedded.disk import has_room
 from embedded.program import EmbeddedError, Program, kill_group, signal_child, spawn
 from headrace import telemetry
+from headrace.tasks import end
 
 log = telemetry.logger(__name__)
 
@@ -21,6 +23,7 @@ READY_SECONDS = 60.0
 CRASH_WINDOW_SECONDS = 30.0
 _FIRST_WAIT_SECONDS = 0.1
 _PROBE_SECONDS, _PROBE_EVERY_SECONDS = 5.0, 0.03
+_LOOK_EVERY_SECONDS = 2.0
 _KILLED_SECONDS = 5.0
 _TAIL_BYTES = 500
 
@@ -151,6 +154,7 @@ class _Child:
         self._patience = patience
         self._process: asyncio.subprocess.Process | None = None
         self._ending = asyncio.Event()
+        self._ailed = False
 
     async def keep(self) -> None:
         """Run the process, again and again, until told to stop.
@@ -168,16 +172,21 @@ class _Child:
             self._changed(name, process.pid)
             if self._ending.is_set():
                 self.kill()
-            code = await process.wait()
+            looking = asyncio.create_task(self._end_if_it_ails(process))
+            try:
+                code = await process.wait()
+            finally:
+                await end(looking)
             # Whatever it had started itself.
             kill_group(process)
             self._changed(name, None)
             if self._ending.is_set():
                 return
             now = time.monotonic()
-            if code == 0:
-                # It ended in order, to be started anew (headrace/reload.py).
+            if code == 0 or self._ailed or not has_room(self._log_file.parent):
+                # It ended in order, to be started anew (headrace/reload.py), or it is the disk that lets nothing stay.
                 ends.clear()
+            self._ailed = False
             ends.append(now)
             if len(ends) == crashes and now - ends[0] < CRASH_WINDOW_SECONDS:
                 raise CrashLoopError(
@@ -190,6 +199,21 @@ class _Child:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds):
                     await self._ending.wait()
+
+    async def _end_if_it_ails(self, process: asyncio.subprocess.Process) -> None:
+        """End the process where it will not be well again by itself."""
+        reason = None
+        while reason is None:
+            await asyncio.sleep(_LOOK_EVERY_SECONDS)
+            # Who cannot be asked may be busy; what that means is for its clients to find out.
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(_PROBE_SECONDS):
+                    reason = await self._program.ails()
+        log.error("child_ails", child=self._program.name, reason=reason)
+        self._ailed = True
+        signal_child(process, self._program.stop_signal)
+        await asyncio.sleep(self._program.stop_seconds)
+        signal_child(process, self._program.kill_signal)
 
     async def ready(self) -> None:
         """Return when the probe passes.

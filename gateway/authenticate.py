@@ -46,7 +46,7 @@ class Authenticator:
     def cached(self, authorization: bytes) -> Principal | None:
         """Return the principal of a token that was verified before; fast, since each request asks."""
         found = self._remembered.get(authorization)
-        if found is None or found[1] <= time.time():
+        if found is None or found[1] <= time.monotonic():
             return None
         return found[0]
 
@@ -66,12 +66,13 @@ class Authenticator:
             telemetry.tokens_verified.labels("refused").inc()
             raise
         telemetry.tokens_verified.labels("verified").inc()
-        until = float(principal.expires_at)
+        # Monotonic: a clock that is set must neither end nor lengthen what was verified.
+        remaining = principal.expires_at - time.time()
         if is_api_key(token):
-            until = min(until, time.time() + self._key_cache_seconds)
+            remaining = min(remaining, self._key_cache_seconds)
         while len(self._remembered) >= _MAX_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
-        self._remembered[authorization] = (principal, until)
+        self._remembered[authorization] = (principal, time.monotonic() + remaining)
         return principal
 
     async def _by_auth(self, key: str) -> Principal:

@@ -19,7 +19,7 @@ from headrace.topology import stream_fills
 _SAMPLE_SECONDS: Final = 1.0
 _PROBE_SECONDS: Final = 1.0
 # Without one of these no document can be accepted.
-_ESSENTIAL: Final = frozenset({"process", "nats", "streams", "revocations", "keys"})
+_ESSENTIAL: Final = frozenset({"process", "nats", "streams", "writes", "revocations", "keys"})
 
 # By dependency, why it is not as it should be; None where it is.
 Reasons = dict[str, str | None]
@@ -64,6 +64,7 @@ class Readiness:
         own: Reasons = {
             "process": "it is draining" if door.draining else None,
             "nats": None if door.bus.connected else "the connection is lost",
+            "writes": "JetStream confirms no writes; its disk may be full" if door.committer.silent else None,
         }
         return State({**own, **(await self._others.value() if door.bus.connected else {})})
 

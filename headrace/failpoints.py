@@ -37,6 +37,9 @@ POINTS: Final = {
     "facts.projected": "Redis has the new counts; the block is not acknowledged",
     "journal.noted": "accepted blocks are in the journal; they are not acknowledged",
     "dead.noted": "dead letters are in their index; their block is not acknowledged",
+    "repair.counted": "what both stores lacked is in Postgres and counted; MongoDB lacks it still",
+    "rebuild.made": "a shadow holds everything; it is not in its place",
+    "rebuild.swapped": "a shadow is in its place; what came meanwhile is not in it",
     "projection.repaired": "Redis has all rollups again; that is not noted",
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from headrace import failpoints
 from headrace.pipeline import GroupBy, Pipeline
 from headrace.storage.postgres import Facts
 from headrace.storage.redis import Projected, Projection
@@ -51,10 +52,12 @@ async def rebuild_redis(facts: Facts, projection: Projection, pipeline: Pipeline
     try:
         await _project_all(facts, shadow, pipeline.name)
         differences = [await _compared(facts, projection, shadow, pipeline.name, metric) for metric in metrics]
+        failpoints.hit("rebuild.made", "redis")
         if swap:
             # First of all: who comes to an end in the middle of a swap is followed by the workers' own repair.
             await facts.projection_failed()
             await projection.replace_by(shadow, pipeline.name, metrics)
+            failpoints.hit("rebuild.swapped", "redis")
             # A worker that projected before the swap had committed before that: its rows are read here.
             await _project_all(facts, projection, pipeline.name)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headrace import failpoints
 from headrace.messaging.connection import Bus
 from headrace.pipeline import Pipeline
 from headrace.settings import Settings
@@ -70,8 +71,10 @@ async def rebuild_documents(
         )
         if difference.foreign and await reading.purged():
             raise purged(pipeline, difference.foreign)
+        failpoints.hit("rebuild.made", "documents")
         if swap:
             await documents.replace_by(shadow, pipeline)
+            failpoints.hit("rebuild.swapped", "documents")
             await reading.to_the_end(StoreDocuments(documents))
     finally:
         await shadow.drop(pipeline)

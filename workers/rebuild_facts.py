@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from headrace import failpoints
 from headrace.messaging.connection import Bus
 from headrace.pipeline import Pipeline
 from headrace.settings import Settings
@@ -75,9 +76,11 @@ async def rebuild_facts(
             difference = FactsDifference(pipeline.name, *await shadow.difference(connection, late))
             if difference.foreign and await reading.purged():
                 raise purged(pipeline, difference.foreign)
+            failpoints.hit("rebuild.made", "facts")
             if swap:
                 await shadow.swap(connection)
         if swap:
+            failpoints.hit("rebuild.swapped", "facts")
             await rebuild_redis(facts, projection, pipeline, swap=True)
     return difference
 

@@ -72,6 +72,11 @@ class Committer:
         finally:
             self._leave(documents, size_bytes)
 
+    @property
+    def silent(self) -> bool:
+        """Return whether JetStream confirms no writes."""
+        return self._publisher.silent
+
     async def commit(self, pipeline: str, line: bytes) -> None:
         """Return once this envelope is on disk.
 

@@ -23,6 +23,9 @@ from headrace.messaging.connection import Bus
 OUTCOME_UNKNOWN: Final = "outcome_unknown"
 # JetStream error codes that say the message was refused, so surely not stored, and that time heals.
 _FULL = frozenset({10077, 10122, 10047, 10023, 10028})
+# So many writes in a row without a word: JetStream writes to a disk that is full, or has no quorum. It says neither.
+_MISSES: Final = 3
+_SILENT_SECONDS: Final = 10.0
 
 
 class PubAck(msgspec.Struct):
@@ -32,6 +35,7 @@ class PubAck(msgspec.Struct):
     error: dict[str, Any] | None = None
 
 
+log = telemetry.logger(__name__)
 _decode = msgspec.json.Decoder(PubAck).decode
 
 
@@ -45,6 +49,15 @@ class Publisher:
         # By reply: the subject, and what its PubAck settles.
         self._waiting: dict[str, tuple[str, asyncio.Future[PubAck]]] = {}
         self._token = 0
+        # Since JetStream answered last, or the connection broke: what was not answered in time, and when that was.
+        self._missed = 0
+        self._missed_at = 0.0
+
+    @property
+    def silent(self) -> bool:
+        """Return whether JetStream confirms no writes, as far as was tried within some seconds."""
+        recent = asyncio.get_running_loop().time() - self._missed_at < _SILENT_SECONDS
+        return self._missed >= _MISSES and (recent or bool(self._waiting))
 
     async def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> PubAck:
         """Return once the message is on disk.
@@ -54,6 +67,13 @@ class Publisher:
         """
         if not self._bus.connected:
             raise UnavailableError("The message bus is away.", code="nats_unavailable", retry_after_seconds=2)
+        if self._missed >= _MISSES and self._waiting:
+            # One at a time finds out when that is over; nobody else need wait for it.
+            raise UnavailableError(
+                "JetStream confirms no writes; its disk may be full.",
+                code="jetstream_unavailable",
+                retry_after_seconds=self._timeout_seconds,
+            )
         loop = asyncio.get_running_loop()
         self._token += 1
         reply = f"{self._inbox}.{self._token}"
@@ -81,6 +101,8 @@ class Publisher:
         return ack
 
     async def _received(self, message: Msg) -> None:
+        # Also where it comes too late: slow is not silent.
+        self._missed = 0
         _, waiting = self._waiting.get(message.subject, (None, None))
         if waiting is None or waiting.done():
             return
@@ -91,9 +113,14 @@ class Publisher:
             waiting.set_exception(error)
 
     def _too_late(self, reply: str) -> None:
+        self._missed += 1
+        self._missed_at = asyncio.get_running_loop().time()
+        if self._missed == _MISSES:
+            log.error("jetstream_silent", fix="see whether the disk of NATS is full, or its cluster has no quorum")
         self._fail(reply, f"JetStream did not confirm the write within {self._timeout_seconds:g} s")
 
     def _disconnected(self) -> None:
+        self._missed = 0
         for reply in list(self._waiting):
             self._fail(reply, "The connection to the message bus broke before the write was confirmed")
 

@@ -100,6 +100,12 @@ async def open_shadow(facts: Facts, url: str, pipeline: Pipeline, timeout_second
             await _drop(connection)
 
 
+async def forget_shadow(facts: Facts) -> None:
+    """Drop what a rebuild has left that was killed."""
+    async with facts.transaction() as connection:
+        await _drop(connection)
+
+
 async def _drop(connection: Connection) -> None:
     await connection.execute(f"DROP SCHEMA IF EXISTS {_BOOKS} CASCADE")
     await connection.execute(f"DROP SCHEMA IF EXISTS {_FACTS} CASCADE")

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 import redis.asyncio
+from pymongo import AsyncMongoClient
 
 from headrace import failpoints
 from headrace.failpoints import POINTS
 from headrace.settings import Settings
+from headrace.topology import CLEAN
 from tests.faults.conftest import STAGES, Books
 from tests.faults.producer import sending
 from tests.faults.stack import ROOT, Stack
-from tests.workers.plant import ended, open_plant, quick
+from tests.invariants import assert_balanced
+from tests.waiting import eventually
+from tests.workers.plant import Plant, ended, open_plant, quick
 
 # A point between the stores and the ack: what it interrupted must have come again.
 ROUNDS: Final = (
@@ -39,6 +45,12 @@ ROUNDS: Final = (
 )  # fmt: skip
 # Its own test, below: it takes an entity.
 ENTITY_POINT: Final = "mongo.versions_inserted"
+# Theirs too: commands that make a store anew or repair it, each with what dies at the point.
+COMMANDS: Final = {
+    **{f"rebuild.{point}.{store}": ("rebuild", store) for point in ("made", "swapped")
+       for store in ("redis", "documents", "facts")},
+    "repair.counted": ("reconcile", "--repair"),
+}  # fmt: skip
 _SECONDS: Final = 60
 
 
@@ -98,10 +110,78 @@ async def test_an_entity_whose_worker_dies_between_its_version_and_its_newest_is
         assert [tuple(row) for row in newest] == [(1, "new"), (2, "new")]
 
 
+@pytest.mark.parametrize("point", COMMANDS)
+async def test_a_command_that_dies_at_work_leaves_nothing_that_the_next_reconciliation_does_not_mend(
+    settings: Settings, tmp_path: Path, point: str
+) -> None:
+    what, *more = COMMANDS[point]
+    armed = tmp_path / "failpoints"
+    moment = "2026-01-31T12:59:00.000000Z"
+    async with open_plant(quick(settings)) as plant:
+        await plant.submit("things", {"name": "a"}, {"name": "b"}, {"bad": 1}, times=[moment] * 3)
+        if what == "reconcile":
+            await plant.work("refine", "journal", "dead")
+            await _pass_over(plant)
+        else:
+            await plant.work()
+        environment = {**os.environ, **plant.environment, "HEADRACE_FAILPOINTS": str(armed)}
+
+        async def run(*arguments: str) -> tuple[int | None, str]:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "cli.main", *arguments),
+                cwd=tmp_path,
+                env={**environment, "PYTHONPATH": str(ROOT)},
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+            told, _ = await process.communicate()
+            return process.returncode, told.decode()
+
+        armed.write_text(f"cli:{point}=kill@1\n")
+        code, told = await run(what, *more, "things")
+        assert (code, armed.read_text()) == (-signal.SIGKILL, ""), told
+        async with plant.workers():
+            await plant.submit("things", {"name": "c"}, times=[moment])
+            await plant.drained()
+            await eventually(lambda: _projected(plant))
+            code, told = await run("reconcile", "--repair", "--counts")
+            assert code == 0, told
+        assert await _shadows(plant) == []
+        await assert_balanced(plant.settings)
+
+
+async def _projected(plant: Plant) -> bool:
+    [row] = await plant.fetch("SELECT dirty = clean AS done FROM projection")
+    return bool(row["done"])
+
+
+async def _pass_over(plant: Plant) -> None:
+    """Let both sinks settle what is before them and store nothing, as stores do that lose what they had."""
+    js = plant.bus.client.jetstream()
+    for sink in ("documents", "facts"):
+        consumer = await js.pull_subscribe_bind(sink, stream=plant.topology.stream(CLEAN))
+        for message in await consumer.fetch(1, timeout=10):
+            await message.ack_sync()
+
+
+async def _shadows(plant: Plant) -> list[str]:
+    """Return what is left of shadows in any store."""
+    settings = plant.settings
+    rows = await plant.fetch("SELECT nspname AS name FROM pg_namespace WHERE nspname LIKE 'headrace_shadow%'")
+    found = [str(row["name"]) for row in rows]
+    client: AsyncMongoClient[dict[str, object]]
+    async with AsyncMongoClient(settings.mongo_url.get_secret_value()) as client:
+        names = await client.get_default_database().list_collection_names()
+        found += [name for name in names if name.startswith("shadow")]
+    async with redis.asyncio.from_url(settings.redis_url.get_secret_value()) as values:
+        found += [key.decode() async for key in values.scan_iter(f"*{settings.namespace}shadow*")]
+    return found
+
+
 def test_every_point_in_the_code_is_listed_and_somebody_dies_at_it() -> None:
     in_code = {point for package in ("headrace", "workers", "gateway", "analytics", "auth") for point in _hits(package)}
     died_at = {ENTITY_POINT}
-    for points in ROUNDS:
+    for points in (*ROUNDS, tuple(f"cli:{point}" for point in COMMANDS)):
         for point in points:
             name = point.partition(":")[2]
             died_at.add(name if name in POINTS else name.rpartition(".")[0])

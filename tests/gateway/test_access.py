@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -220,6 +221,26 @@ async def test_a_key_is_asked_for_once_and_then_remembered(gateway: Gateway) -> 
 
     asked = [payload for endpoint, payload, _ in gateway.auth.asked if endpoint == "verify_key"]
     assert asked.count({"key": key}) == 1
+
+
+@pytest.mark.parametrize("jump_seconds", [-3600, 3600])
+async def test_a_clock_that_is_set_neither_ends_nor_lengthens_what_is_remembered_of_a_key(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, jump_seconds: int
+) -> None:
+    key = gateway.key("admin")
+    remembered = gateway.door.authenticator
+    header = f"Bearer {key}".encode()
+    real, monotonic = time.time, time.monotonic
+    await gateway.ask("GET", "/v1/pipelines", key=key)
+    monkeypatch.setattr("gateway.authenticate.time.time", lambda: real() + jump_seconds)
+    kept = remembered.cached(header)
+    lasts = gateway.door.settings.gateway.token_cache_seconds
+    monkeypatch.setattr("gateway.authenticate.time.monotonic", lambda: monotonic() + lasts)
+    forgotten = remembered.cached(header)
+    monkeypatch.undo()
+
+    assert kept is not None
+    assert forgotten is None
 
 
 async def test_a_principal_travels_to_auth_as_it_was_verified(gateway: Gateway) -> None:

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_prom
 from gateway import answers, overview
 from headrace import telemetry
 from headrace.errors import UnavailableError
-from headrace.messaging.publisher import open_publisher
+from headrace.messaging.publisher import Publisher, open_publisher
 from headrace.registry import Pipelines
 from headrace.topology import RAW, Topology
 from tests import waiting
@@ -83,6 +83,16 @@ async def test_a_door_that_drains_says_so_at_once(gateway: Gateway) -> None:
     assert status == 503
     assert "draining" in problem["detail"]
     assert (await gateway.ask("GET", "/readyz"))[0] == 200
+
+
+async def test_a_gateway_whose_writes_nobody_confirms_is_not_ready(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Publisher, "silent", property(lambda _: True))
+    status, problem, _ = await gateway.problem("GET", "/readyz")
+
+    assert status == 503
+    assert not problem["checks"]["writes"]["ok"]
 
 
 async def test_a_stream_that_is_missing_or_a_bus_that_is_away_is_not_ready(

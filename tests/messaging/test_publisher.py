@@ -115,6 +115,31 @@ async def test_a_server_that_is_silent_leaves_the_outcome_unknown_at_the_deadlin
         assert await stored_ids(bus, topology) == [one.id]
 
 
+async def test_where_nothing_is_confirmed_one_write_at_a_time_is_tried_until_one_is(
+    harmed: Settings, nats_server: Servers
+) -> None:
+    async with publishing(harmed, 0.5) as (bus, publisher):
+        topology = Topology(harmed.namespace)
+        lost, spared, trial, after = [block() for _ in range(3)], block(), block(), block()
+        os.kill(nats_server.pids["nats"], signal.SIGSTOP)
+        try:
+            await asyncio.gather(*(send(publisher, topology, one) for one in lost), return_exceptions=True)
+            silent = publisher.silent
+            publisher._timeout_seconds = 30
+            trying = asyncio.create_task(send(publisher, topology, trial))
+            await until(lambda: len(publisher._waiting) == 1)
+            with refused("jetstream_unavailable"):
+                await send(publisher, topology, spared)
+        finally:
+            os.kill(nats_server.pids["nats"], signal.SIGCONT)
+        await trying
+        await send(publisher, topology, after)
+
+        assert silent
+        assert not publisher.silent
+        assert await stored_ids(bus, topology) == [*(one.id for one in lost), trial.id, after.id]
+
+
 async def test_more_than_the_socket_takes_meets_the_deadline_too(harmed: Settings, nats_server: Servers) -> None:
     async with publishing(harmed, 0.5) as (_, publisher):
         os.kill(nats_server.pids["nats"], signal.SIGSTOP)

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 import nats
+import pytest
 from yarl import URL
 
 from headrace.registry import load_pipelines
@@ -83,6 +84,11 @@ INJECTIONS: Final = (
 
 
 REFUSALS: Final = frozenset({"malformed_json", "invalid_document", "too_deep", "too_large"})
+
+
+@pytest.fixture(scope="module")
+async def system(own_system: System) -> System:
+    return own_system
 
 
 async def test_poison_is_refused_at_the_door_and_dead_lettered_behind_it(system: System) -> None:

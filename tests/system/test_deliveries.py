@@ -43,6 +43,11 @@ def first_rows(real: str, sample: str, folder: Path) -> Path:
 ROUTES = "/v1/deliverer_location"
 
 
+@pytest.fixture(scope="module")
+async def system(own_system: System) -> System:
+    return own_system
+
+
 async def produce(system: System, *arguments: str) -> dict[str, Any]:
     target = ["--url", system.url, "--token", str(system.facts["token"]), "--json"]
     process = await asyncio.create_subprocess_exec(

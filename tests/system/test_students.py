@@ -20,6 +20,11 @@ EXAMPLE = dict(students.example)
 REAL = ROOT.parent / "shared" / "data" / "students" / "student-por.csv"
 
 
+@pytest.fixture(scope="module")
+async def system(own_system: System) -> System:
+    return own_system
+
+
 async def command(system: System, *arguments: str) -> Any:
     """Run a command that ends with one JSON value on stdout, as a program would: its settings from the environment."""
     process = await asyncio.create_subprocess_exec(

@@ -60,6 +60,11 @@ def lines() -> Iterator[Line]:
 LINES = list(lines())
 
 
+@pytest.fixture(scope="module")
+async def system(own_system: System) -> System:
+    return own_system
+
+
 def test_every_row_of_the_five_systems_has_one_line() -> None:
     found = [line.row for line in LINES]
 

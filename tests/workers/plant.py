@@ -61,6 +61,14 @@ class Plant:
         self._publisher = publisher
         self._spawned: list[asyncio.subprocess.Process] = []
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the settings as a process of its own reads them."""
+        urls = {name: getattr(self.settings, name).get_secret_value() for name in _URLS}
+        groups = {name: json.dumps(getattr(self.settings, name).model_dump(mode="json")) for name in _GROUPS}
+        named = {**urls, **groups, "namespace": self.settings.namespace, "pipelines": str(self.settings.pipelines)}
+        return {f"HEADRACE_{name.upper()}": value for name, value in named.items()}
+
     async def submit(
         self, pipeline: str, *documents: Any, ids: Sequence[str] | None = None, times: Sequence[str] | None = None
     ) -> list[str]:
@@ -148,7 +156,7 @@ class Plant:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", _SERVICE, ",".join(stages)),
             cwd=_ROOT,
-            env={**os.environ, **_environment(self.settings)},
+            env={**os.environ, **self.environment},
             stderr=asyncio.subprocess.DEVNULL,
         )
         self._spawned.append(process)
@@ -164,13 +172,6 @@ def sealed(pipeline: str, lines: Sequence[bytes]) -> Block:
     """Return a raw block as a gateway makes it."""
     block, body = new_id(), b"".join(lines)
     return Block(block, pipeline, body, len(lines), accepted(block, lines, body))
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    urls = {name: getattr(settings, name).get_secret_value() for name in _URLS}
-    groups = {name: json.dumps(getattr(settings, name).model_dump(mode="json")) for name in _GROUPS}
-    named = {**urls, **groups, "namespace": settings.namespace, "pipelines": str(settings.pipelines)}
-    return {f"HEADRACE_{name.upper()}": value for name, value in named.items()}
 
 
 _URLS = ("nats_url", "mongo_url", "postgres_url", "redis_url")

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from headrace import telemetry
+from headrace import failpoints, telemetry
 from headrace.document import envelopes, rfc3339
 from headrace.errors import DocumentError
 from headrace.messaging.connection import Bus
@@ -248,6 +248,7 @@ class Reconciler:
         # Facts first: who dies in between leaves what has been counted, and the next repair has but to store it.
         # The other way round, what lacks only its fact would be taken for counted.
         await _each(store_fact, new)
+        failpoints.hit("repair.counted")
         await _each(store_document, again["documents"])
         await _each(store_uncounted, list(counted.values()))
 
