@@ -136,8 +136,8 @@ def _books(observed: Observed) -> Iterator[Violation]:
     often = [name for name, n in times.items() if name in observed.fates and n > observed.fates[name].landings]
     yield from _violation("I3", "dead more often than it was sent", often)
     may = {name for name, one in observed.fates.items() if one.result != FAIL}
-    asked = {name for name in dead & may if observed.payloads(name).refused}
-    blamed = [f"{one.name} ({one.stage}: {one.code})" for one in observed.letters if one.name in may - asked]
+    unasked = may - {name for name in dead & may if observed.payloads(name).refused}
+    blamed = [f"{one.name} ({one.stage}: {one.code})" for one in observed.letters if one.name in unasked]
     yield from _violation("I3", "dead without a reason of its own", blamed)
     yield from _violation(
         "I3", "stored, though it asked to be refused", [n for n in stored & may if observed.payloads(n).refused]

@@ -85,6 +85,9 @@ async def overload_run(seed: int, minutes: float, say: Callable[[str], None]) ->
                 peak = await _peak(load)
                 say(f"peak {peak:.0f} documents/s")
                 goodput, refused = await _overload(stack, load, peak, 60 * minutes, say)
+                say(
+                    f"goodput {goodput:.0f} documents/s, {goodput / peak:.2f} of the peak; {refused} refusals; draining"
+                )
             journal.close()
             caught_up = await stack.caught_up(_DRAINED_SECONDS)
             lines = list(read([path]))
