@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,8 @@ hypothesis.settings.load_profile("untimed")
 # The server sets aside what its streams may grow to, and many tests share it.
 SMALL_STREAMS = StreamSettings(raw_max_bytes=64 << 20, clean_max_bytes=64 << 20, dead_max_bytes=32 << 20)
 
+
+_DISK_BYTES: Final = 256 << 20
 
 # Their files take longest, and many have few tests: begun last, each would be waited for alone.
 _LONGEST: Final = ("system", "faults", "embedded", "workers")
@@ -56,6 +59,20 @@ def data_directory() -> Iterator[Path]:
     """A temporary directory in which servers can run."""
     with reachable_directory() as directory:
         yield directory
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A small disk, which nobody but the test can fill."""
+    with reachable_directory() as directory:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES},mode=711", "headrace-test", str(directory)]
+        mounted = subprocess.run(command, check=False, capture_output=True, text=True)
+        if mounted.returncode:
+            pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+        try:
+            yield directory
+        finally:
+            subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,30 +16,11 @@ from headrace.messaging.publisher import open_publisher
 from headrace.settings import Settings
 from headrace.topology import RAW, Topology, ensure
 from tests.conftest import SMALL_STREAMS
-from tests.servers import reachable_directory, running
+from tests.servers import running
 from tests.waiting import eventually
 
-_DISK_BYTES = 64 << 20
 # What the test leaves of it to NATS.
 _LEFT_BYTES = 8 << 20
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A disk of its own, which nobody but the test can fill."""
-    with reachable_directory() as directory:
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES},mode=711", "headrace-test", directory],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if mounted.returncode:
-            pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
-        try:
-            yield directory
-        finally:
-            subprocess.run(["umount", "--lazy", directory], check=True)
 
 
 async def test_nats_on_a_disk_that_was_full_takes_documents_again_by_itself(small_disk: Path) -> None:
