@@ -120,7 +120,7 @@ async def _run(
             stop.set()
         caught_up = await stack.caught_up(3 * CAUGHT_UP_SECONDS)
         looking.cancel()
-    books = await stack.books() if caught_up is not None else {}
+    books = await stack.books_of_now() if caught_up is not None else {}
     lines = list(read(one.journal.path for one in producers))
     observed = await observe(
         stack.stores,
@@ -129,7 +129,7 @@ async def _run(
         caught_up_seconds=caught_up,
         caught_up_limit_seconds=CAUGHT_UP_SECONDS,
         usages=stack.usages,
-        balanced=bool(books.get("balanced")),
+        balanced=bool(books.get("balanced")) and books["in_flight"] == 0,
     )
     report = {
         "seed": seed,

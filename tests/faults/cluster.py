@@ -177,7 +177,7 @@ async def _run(
         lines,
         caught_up_seconds=caught_up,
         caught_up_limit_seconds=_CAUGHT_UP_SECONDS,
-        balanced=caught_up is not None and bool((await stack.books())["balanced"]),
+        balanced=caught_up is not None and await stack.balanced(),
     )
     violations += check(observed)
     return {

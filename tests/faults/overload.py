@@ -97,7 +97,7 @@ async def overload_run(seed: int, minutes: float, say: Callable[[str], None]) ->
                 lines,
                 caught_up_seconds=caught_up,
                 caught_up_limit_seconds=_DRAINED_SECONDS,
-                balanced=caught_up is not None and bool((await stack.books())["balanced"]),
+                balanced=caught_up is not None and await stack.balanced(),
             )
     violations = check(observed)
     rss = max(one.rss_bytes for one in stack.usages if one.process == "gateway")

@@ -22,6 +22,7 @@ from nats.js import JetStreamContext
 from embedded.program import Program
 from embedded.state import LOOPBACK, free_port
 from embedded.supervisor import Patience, Supervisor
+from headrace.document import now
 from headrace.topology import STAGES
 from tests.faults.checker import Usage
 from tests.faults.observe import Stores
@@ -44,6 +45,8 @@ _ADMIN: Final = "faults"
 # Children may die as often as they are killed, and come back at once.
 PATIENT: Final = Patience(crashes=10_000, longest_wait_seconds=0.2)
 _POLL_SECONDS: Final = 0.1
+# A count rests for some times as long as it took, and in a run of faults one may have met a store that stood still.
+_COUNTED_SECONDS: Final = 300.0
 # Quick to find out and to come back, so that many faults fit into a minute; else as shipped.
 QUICK: Final[Mapping[str, str]] = {
     "HEADRACE_WORKERS__ACK_WAIT_SECONDS": "4",
@@ -134,9 +137,30 @@ class Stack:
             return answer.status == 200 and (await answer.json())["status"] == "ready"
 
     async def books(self) -> dict[str, Any]:
+        return dict((await self._ledger())["pipelines"][PIPELINE])
+
+    async def books_of_now(self) -> dict[str, Any]:
+        """Return the books of a count that began after this call: what is answered may be older, and says so by `at`."""
+        asked = now()
+        ended: set[str] = set()
+        async with asyncio.timeout(_COUNTED_SECONDS):
+            while True:
+                ledger = await self._ledger()
+                # The first may have been under way.
+                ended |= {ledger["at"]} if ledger["at"] > asked else set()
+                if len(ended) == 2:
+                    return dict(ledger["pipelines"][PIPELINE])
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def balanced(self) -> bool:
+        """Return whether the product's own books are closed now."""
+        books = await self.books_of_now()
+        return bool(books["balanced"]) and books["in_flight"] == 0
+
+    async def _ledger(self) -> dict[str, Any]:
         async with self.session.get(f"{self.url}/v1/ledger") as answer:
             answer.raise_for_status()
-            return dict((await answer.json())["pipelines"][PIPELINE])
+            return dict(await answer.json())
 
     async def caught_up(self, limit_seconds: float) -> float | None:
         """Return the seconds until everything was ready, drained and balanced; None if it never was."""
