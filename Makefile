@@ -11,6 +11,9 @@ ANALYSIS := $(VENV)/.analysis
 DEVELOP := $(VENV)/.develop
 BENCHED := $(VENV)/.benched
 
+# Every process would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install analysis demo test fuzz check format faults bench lock env-example nats-conf secrets airflow-check clean

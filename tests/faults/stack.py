@@ -140,7 +140,7 @@ class Stack:
         return dict((await self._ledger())["pipelines"][PIPELINE])
 
     async def books_of_now(self) -> dict[str, Any]:
-        """Return the books of a count that began after this call: what is answered may be older, and says so by `at`."""
+        """Return the books of a count that began after this call; others may be older, and say so by `at`."""
         asked = now()
         ended: set[str] = set()
         async with asyncio.timeout(_COUNTED_SECONDS):
