@@ -183,7 +183,8 @@ class _Child:
             if self._ending.is_set():
                 return
             now = time.monotonic()
-            if code == 0 or self._ailed or not has_room(self._log_file.parent):
+            no_room = not has_room(self._log_file.parent)
+            if code == 0 or self._ailed or no_room:
                 # It ended in order, to be started anew (headrace/reload.py), or it is the disk that lets nothing stay.
                 ends.clear()
             self._ailed = False
@@ -195,6 +196,8 @@ class _Child:
                 )
             recent = sum(now - end < CRASH_WINDOW_SECONDS for end in ends)
             wait_seconds = min(self._patience.longest_wait_seconds, _FIRST_WAIT_SECONDS * 2 ** (recent - 1))
+            if no_room:
+                wait_seconds = self._patience.longest_wait_seconds
             log.warning("child_restarts", child=name, code=code, wait_seconds=wait_seconds, log=str(self._log_file))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds):

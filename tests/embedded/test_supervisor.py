@@ -71,6 +71,44 @@ async def test_a_child_that_cannot_stay_up_ends_the_supervisor_and_the_others(tm
     assert not alive(int((tmp_path / "sleeper.log").read_text()))
 
 
+async def test_while_the_disk_is_full_no_child_ends_the_supervisor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = 0
+
+    def told() -> None:
+        nonlocal ends
+        ends += 1
+
+    monkeypatch.setattr(supervising, "has_room", lambda _: False)
+    patience = supervising.Patience(longest_wait_seconds=0.01)
+    async with supervise(tmp_path, told, patience) as supervisor:
+        await supervisor.start(python("broken", "raise SystemExit('no space left')"))
+        # A start and an end are each told.
+        await until(lambda: ends > 4 * patience.crashes)
+
+
+async def test_a_child_that_ails_is_started_again_and_that_is_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervising, "_LOOK_EVERY_SECONDS", 0.01)
+    well, starts = 7, 0
+
+    async def ails() -> str | None:
+        return "it says so" if starts < well else None
+
+    async def counted() -> None:
+        nonlocal starts
+        starts += 1
+
+    async with supervise(tmp_path) as supervisor:
+        await supervisor.start(python("sleeper", SLEEP, ails=ails, before_start=counted))
+        await until(lambda: starts == well)
+        last = supervisor.pids.get("sleeper")
+
+    assert last is None or not alive(last)
+
+
 async def test_a_program_that_is_not_there_ends_the_supervisor(tmp_path: Path) -> None:
     with pytest.raises(EmbeddedError, match="Cannot start ghost"):
         await run(tmp_path, Program(name="ghost", argv=(str(tmp_path / "ghost"),)))
