@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install analysis demo test fuzz check format faults bench lock env-example nats-conf secrets airflow-check clean
+.PHONY: help install analysis demo test test-long fuzz check format faults bench lock env-example nats-conf secrets airflow-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,8 +28,12 @@ analysis: $(ANALYSIS) ## add what the statistics of student records need
 demo: install ## install, then run everything and send documents through it
 	$(BIN)/headrace demo
 
-test: $(DEVELOP) ## run all tests; ARGS="-k name" passes on to pytest
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+PYTEST := $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
+test: $(DEVELOP) ## run the tests, but for the long ones; ARGS="-k name" passes on to pytest and chooses among all
+	$(PYTEST) $(if $(ARGS),$(ARGS),-m "not long")
+
+test-long: $(DEVELOP) ## run the long tests: each command of docs/systems.md, full disks, killed commands, real files
+	$(PYTEST) -m long $(ARGS)
 
 # Each time another seed, which is said, so that FUZZ_SEED=that repeats the run; FUZZ_EXAMPLES is how long it takes.
 FUZZ_SEED ?= $(shell date +%s)

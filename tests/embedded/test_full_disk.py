@@ -23,6 +23,7 @@ from tests.waiting import eventually
 _LEFT_BYTES = 8 << 20
 
 
+@pytest.mark.long
 async def test_nats_on_a_disk_that_was_full_takes_documents_again_by_itself(small_disk: Path) -> None:
     async with running(small_disk, ["nats_url"]) as servers:
         settings = Settings(nats_url=SecretStr(servers.nats_url), namespace="full", streams=SMALL_STREAMS)

@@ -110,6 +110,7 @@ async def test_an_entity_whose_worker_dies_between_its_version_and_its_newest_is
         assert [tuple(row) for row in newest] == [(1, "new"), (2, "new")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("point", COMMANDS)
 async def test_a_command_that_dies_at_work_leaves_nothing_that_the_next_reconciliation_does_not_mend(
     settings: Settings, tmp_path: Path, point: str

@@ -172,6 +172,7 @@ def _shuffle(path: Path) -> int:
     return len(lines)
 
 
+@pytest.mark.long
 async def test_real_tracks_end_where_the_file_says_in_whatever_order_they_come(system: System, tmp_path: Path) -> None:
     path = first_rows("go_track_trackspoints.csv", "deliveries_trackspoints.csv", tmp_path)
     table = pandas.read_csv(path, dtype=str, keep_default_na=False)
@@ -182,6 +183,7 @@ async def test_real_tracks_end_where_the_file_says_in_whatever_order_they_come(s
     await _tracks_are_as(system, table)
 
 
+@pytest.mark.long
 async def test_real_orders_are_stored_once_each_or_refused_without_a_place_or_time(
     system: System, tmp_path: Path
 ) -> None:

@@ -8,6 +8,8 @@ from collections import Counter
 from decimal import Decimal
 from functools import partial
 
+import pytest
+
 from tests.servers import reachable_directory
 from tests.system.stores import mongo_ids, once_each, postgres_ids, redis_counts, rollup_counts, rollup_sums
 from tests.system.system import SETTLED_SECONDS, System, up
@@ -42,6 +44,7 @@ class Client:
         return line(f"{self.name}-{number}", Country=COUNTRIES[number % 4], Quantity=number % 9 + 1, UnitPrice="1.10")
 
 
+@pytest.mark.long
 async def test_killing_any_process_under_load_loses_and_doubles_nothing() -> None:
     with reachable_directory() as directory:
         async with up(directory) as system:

@@ -131,6 +131,7 @@ def grouped(table: Any, column: str) -> list[tuple[str | None, int]]:
     return [(text(value), int(count)) for value, count in counts.items()]
 
 
+@pytest.mark.long
 async def test_the_real_files_in_any_order_and_again_are_what_pandas_counts(settings: Settings) -> None:
     paths = files()
     rows = [row.document for path in paths for row in read("licenses", path)]

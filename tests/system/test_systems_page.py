@@ -80,6 +80,7 @@ def test_what_shows_a_row_exists(line: Line) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page's requests are made with curl, which is not here")
+@pytest.mark.long
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.row)
 async def test_a_rows_command_works_when_pasted(line: Line, system: System, tmp_path: Path) -> None:
     environment = {

@@ -16,6 +16,7 @@ from tests.waiting import eventually
 from tests.workers.plant import open_plant, quick, until_projected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("setting", "store"), [("mongo_url", "mongo"), ("postgres_url", "postgres"), ("redis_url", "redis")]
 )
