@@ -62,7 +62,7 @@ async def prepare(state: State, *, max_file_store_bytes: int, namespace: str = "
 
     async def ails() -> str | None:
         # A stream that could not be written to takes nothing more until a restart, however much room there is by then,
-        # and publishers hear nothing; the server's health alone says so (tried with 2.14).
+        # and publishers hear nothing; the server's health alone says so (tried with 2.15.1).
         health = await _health(monitor_port)
         return "a stream could not be written to" if b"write error" in health and has_room(folder) else None
 
