@@ -86,7 +86,7 @@ consumer_ack_pending = Gauge(
 stream_bytes = Gauge("headrace_stream_bytes", "Size of a stream.", ["stream"], registry=REGISTRY)
 stream_fill = Gauge("headrace_stream_fill_ratio", "Size of a stream over its limit.", ["stream"], registry=REGISTRY)
 mesh_requests = Counter(
-    "headrace_mesh_requests", "Requests answered by a service.", ["service", "endpoint", "code"], registry=REGISTRY
+    "headrace_mesh_requests", "Requests answered by this process's service.", ["endpoint", "code"], registry=REGISTRY
 )
 mqtt_messages = Counter(
     "headrace_mqtt_messages",
@@ -149,7 +149,10 @@ def snapshot() -> bytes:
 
 
 class Merged:
-    """A prometheus collector over the snapshots of many processes, told apart by labels."""
+    """A prometheus collector over the snapshots of many processes, told apart by labels.
+
+    No metric has labels of these names: two of its samples could become one series, which Prometheus refuses.
+    """
 
     def __init__(self, snapshots: Iterable[tuple[dict[str, str], bytes]]) -> None:
         self._snapshots = list(snapshots)

@@ -219,7 +219,7 @@ async def _answer(
     except nats.errors.Error as error:
         # Who asked meets his deadline.
         log.warning("answer_lost", service=service, endpoint=endpoint, error=type(error).__name__)
-    telemetry.mesh_requests.labels(service, endpoint, code).inc()
+    telemetry.mesh_requests.labels(endpoint, code).inc()
 
 
 async def _respond(message: Msg, body: bytes) -> None:

@@ -220,6 +220,21 @@ async def test_merged_metrics_keep_every_process_apart() -> None:
     assert families["headrace_nats_reconnects"].type == "counter"
 
 
+async def test_services_that_share_a_process_stay_one_series_for_each_of_its_endpoints() -> None:
+    telemetry.mesh_requests.labels("dead.replay", "ok").inc()
+    telemetry.mesh_requests.labels("account.login", "ok").inc()
+    merged = telemetry.Merged([({"service": "a", "instance": "1"}, telemetry.snapshot())])
+    series = [
+        (sample.name, tuple(sorted(sample.labels.items()))) for family in merged.collect() for sample in family.samples
+    ]
+
+    assert len(series) == len(set(series))
+    assert not {label for metric in telemetry.REGISTRY.collect() for s in metric.samples for label in s.labels} & {
+        "service",
+        "instance",
+    }
+
+
 async def test_a_mesh_that_cannot_be_asked_is_unavailable(lonely: Gateway) -> None:
     await lonely.door.bus.client.jetstream().delete_stream(Topology(lonely.door.settings.namespace).stream(RAW))
     with pytest.raises(UnavailableError):
