@@ -56,6 +56,9 @@ class Aggregator:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._metrics = [_Compiled(metric) for metric in pipeline.metrics if not metric.by_query]
+        # What several metrics read of a document is read once.
+        self._keys = {paths: _Keys(paths) for paths in dict.fromkeys(metric.key_paths for metric in self._metrics)}
+        self._values = {metric.value_path: _getter(metric.value_path) for metric in self._metrics if metric.value_path}
 
     def rows(self, documents: Iterable[tuple[Mapping[str, Any], datetime]]) -> dict[RowKey, Row]:
         """Return what these documents add, ordered so that concurrent transactions lock alike.
@@ -64,43 +67,73 @@ class Aggregator:
             documents: the stored form in JSON types, and when each was accepted.
         """
         at_hand = list(documents)
+        keys = {paths: [of(document) for document, _ in at_hand] for paths, of in self._keys.items()}
+        numbers = {path: [_number(of(document)[0]) for document, _ in at_hand] for path, of in self._values.items()}
+        nothing: list[None] = [None] * len(at_hand)
         rows: dict[RowKey, Row] = {}
         for metric in self._metrics:
-            metric.add(rows, at_hand)
+            values = numbers[metric.value_path] if metric.value_path else nothing
+            metric.add(rows, at_hand, keys[metric.key_paths], values)
         return dict(sorted(rows.items()))
+
+
+class _Keys:
+    """The keys of a document, as text; several where a path ends in []."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._getters = [_getter(path) for path in paths]
+        self._texts: dict[tuple[str | None, ...], str] = {}
+
+    def __call__(self, document: Mapping[str, Any]) -> list[str]:
+        match self._getters:
+            case []:
+                return ["[]"]
+            case [only]:
+                return [self._text((value,)) for value in only(document)]
+        values = [getter(document) for getter in self._getters]
+        return [self._text(combination) for combination in itertools.product(*values)]
+
+    def _text(self, values: tuple[Any, ...]) -> str:
+        # As text first: True, 1 and 1.0 would be one key to a dict, and a list none at all.
+        key = tuple([value if value is None or type(value) is str else _scalar(value) for value in values])
+        text = self._texts.get(key)
+        if text is None:
+            # The same few come again and again. Bounded, since user ids may not.
+            if len(self._texts) >= _REMEMBERED:
+                self._texts.clear()
+            text = self._texts[key] = json_text(key).decode()
+        return text
 
 
 class _Compiled:
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
         self.name, self.kind = metric.name, metric.kind
-        self.keys = [_getter(path) for path in metric.key_paths]
-        self.value = _getter(metric.value_path) if metric.value_path else None
-        self.time = _getter(metric.time_path) if metric.time_path else None
-        self.every = metric.every_seconds
-        self.texts: dict[tuple[str | None, ...], str] = {}
-        self.buckets: dict[datetime, datetime] = {}
+        self.key_paths: tuple[Path, ...] = tuple(metric.key_paths)
+        self.value_path = metric.value_path
+        self._time = _getter(metric.time_path) if metric.time_path else None
+        self._every = metric.every_seconds
+        # By what a document says: text is found several times as fast as a time with its zone.
+        self._moments: dict[Any, tuple[datetime, datetime]] = {}
 
-    def add(self, rows: dict[RowKey, Row], documents: Sequence[tuple[Mapping[str, Any], datetime]]) -> None:
-        for document, received_at in documents:
-            value = None
-            if self.value is not None:
-                found = self.value(document)[0]
-                if found is not None:
-                    value = Decimal(str(found))
-                    # As text a decimal can be NaN, which would spoil the total for good.
-                    if not value.is_finite():
-                        raise ValueError(f"{self.name} cannot count {value}")
-                elif self.kind != "trend":
-                    continue
-            at = received_at
-            if self.time is not None:
-                text = self.time(document)[0]
-                if text is None:
-                    continue
-                at = moment(text)
-            bucket = NO_BUCKET if self.every is None else self._bucket(at, self.every)
-            for key in self._keys_of(document):
+    def add(
+        self,
+        rows: dict[RowKey, Row],
+        documents: Sequence[tuple[Mapping[str, Any], datetime]],
+        keys: Sequence[Sequence[str]],
+        values: Sequence[Decimal | None],
+    ) -> None:
+        """Add documents to the rows, with the keys and values that are each one's."""
+        needs_value = self.value_path is not None and self.kind != "trend"
+        latest = self.metric if isinstance(self.metric, Latest) else None
+        for (document, received_at), their_keys, value in zip(documents, keys, values, strict=True):
+            if value is None and needs_value:
+                continue
+            said = received_at if self._time is None else self._time(document)[0]
+            if said is None:
+                continue
+            at, bucket = self._moment(said)
+            for key in their_keys:
                 place = (self.name, key, bucket)
                 row = rows.get(place)
                 if row is None:
@@ -108,39 +141,33 @@ class _Compiled:
                 row.count += 1
                 if value is not None:
                     row.value = value if row.value is None else _merged(self.kind, row.value, value)
-                if isinstance(self.metric, Latest):
-                    data = json_text(_picked(document, self.metric.of)).decode()
+                if latest is not None:
+                    data = json_text(_picked(document, latest.of)).decode()
                     if row.at is None or row.data is None or (at, data) > (row.at, row.data):
                         row.at, row.data = at, data
 
-    def _keys_of(self, document: Mapping[str, Any]) -> list[str]:
-        match self.keys:
-            case []:
-                return ["[]"]
-            case [only]:
-                return [self._text((value,)) for value in only(document)]
-        values = [getter(document) for getter in self.keys]
-        return [self._text(combination) for combination in itertools.product(*values)]
+    def _moment(self, said: Any) -> tuple[datetime, datetime]:
+        """Return a time and the bucket that it falls into."""
+        if self._time is None and self._every is None:
+            return said, NO_BUCKET
+        found = self._moments.get(said)
+        if found is None:
+            if len(self._moments) >= _REMEMBERED:
+                self._moments.clear()
+            at = said if isinstance(said, datetime) else moment(said)
+            bucket = NO_BUCKET if self._every is None else _floor(at, self._every)
+            found = self._moments[said] = (at, bucket)
+        return found
 
-    # The same few keys and times come again and again. Bounded, since user ids may not.
 
-    def _text(self, values: tuple[Any, ...]) -> str:
-        # As text first: True, 1 and 1.0 would be one key to a dict, and a list none at all.
-        key = tuple(value if value is None else _scalar(value) for value in values)
-        text = self.texts.get(key)
-        if text is None:
-            if len(self.texts) >= _REMEMBERED:
-                self.texts.clear()
-            text = self.texts[key] = json_text(key).decode()
-        return text
-
-    def _bucket(self, at: datetime, every_seconds: int) -> datetime:
-        bucket = self.buckets.get(at)
-        if bucket is None:
-            if len(self.buckets) >= _REMEMBERED:
-                self.buckets.clear()
-            bucket = self.buckets[at] = _floor(at, every_seconds)
-        return bucket
+def _number(found: Any) -> Decimal | None:
+    if found is None:
+        return None
+    value = Decimal(str(found))
+    # As text a decimal can be NaN, which would spoil the total for good.
+    if not value.is_finite():
+        raise ValueError(f"cannot count {value}")
+    return value
 
 
 def merged(one: Row, other: Row) -> Row:
