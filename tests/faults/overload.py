@@ -1,7 +1,8 @@
 """Three times the peak for a minute: the accepted stay near the peak, the refused are refused fast and honestly.
 
 `make faults ARGS=--overload`. Requests leave when they are due, whatever became of those before; a refused one comes
-again later under its key. The client shares the machine with all that it measures.
+again later under its key. The client shares the machine with all that it measures, and is itself as busy as the
+gateway: how long an answer takes is told by an onlooker, a process that has nothing else to do.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from producer.client import Client, RawClient, Target
 from tests.faults.checker import Violation, check
 from tests.faults.journal import FAIL, OK, Journal, Outcome, read
 from tests.faults.observe import observe
+from tests.faults.onlooker import BULK, onlooking
 from tests.faults.payload import PIPELINE, payload
 from tests.faults.producer import attempt
-from tests.faults.report import outcomes
+from tests.faults.report import answered_in, outcomes
 from tests.faults.stack import QUICK, Stack, open_stack
 from tests.servers import reachable_directory
 
-BULK: Final = 100
 TIMES: Final = 3
 GOODPUT_SHARE: Final = 0.8
 RSS_BYTES: Final = 1 << 30
@@ -77,20 +78,26 @@ async def overload_run(seed: int, minutes: float, say: Callable[[str], None]) ->
     with reachable_directory() as directory:
         environment = {**QUICK, "HEADRACE_GATEWAY__IN_FLIGHT_DOCUMENTS": _IN_FLIGHT_DOCUMENTS}
         async with open_stack(directory, workers={"workers": ()}, environment=environment, proxied=False) as stack:
-            path = directory / "overload.jsonl"
+            path, onlookers = directory / "overload.jsonl", directory / "onlooker.jsonl"
             journal = Journal(path)
             target = Target(stack.url, f"/v1/documents/{PIPELINE}", stack.token)
             async with RawClient(target, _TIMEOUT_SECONDS) as client:
                 load = Load(client, journal, seed)
                 peak = await _peak(load)
                 say(f"peak {peak:.0f} documents/s")
-                goodput, refused = await _overload(stack, load, peak, 60 * minutes, say)
+                # Made before, since making documents costs as much as taking them.
+                waiting = deque(load.request() for _ in range(int(1.3 * peak * 60 * minutes / BULK) + 50))
+                say(f"{len(waiting)} requests made")
+                async with onlooking(stack.url, stack.token, onlookers, seed):
+                    goodput, refused = await _overload(stack, load, waiting, peak, 60 * minutes)
                 say(
                     f"goodput {goodput:.0f} documents/s, {goodput / peak:.2f} of the peak; {refused} refusals; draining"
                 )
             journal.close()
+            seen = answered_in(list(read([onlookers])))
+            say(f"an onlooker was {seen}")
             caught_up = await stack.caught_up(_DRAINED_SECONDS)
-            lines = list(read([path]))
+            lines = list(read([path, onlookers]))
             observed = await observe(
                 stack.stores,
                 seed,
@@ -114,6 +121,7 @@ async def overload_run(seed: int, minutes: float, say: Callable[[str], None]) ->
         "goodput_documents_per_second": round(goodput),
         "goodput_share": round(goodput / peak, 3),
         "gateway_rss_mib": rss >> 20,
+        "an_onlooker": seen,
         **outcomes(lines, observed),
         "caught_up_seconds": caught_up,
         "violations": [str(one) for one in violations],
@@ -133,12 +141,9 @@ async def _peak(load: Load) -> float:
 
 
 async def _overload(
-    stack: Stack, load: Load, peak: float, seconds: float, say: Callable[[str], None]
+    stack: Stack, load: Load, waiting: deque[Request], peak: float, seconds: float
 ) -> tuple[float, int]:
     """Offer a multiple of the peak; return the documents accepted a second, and how many requests were refused."""
-    # Made before, since making documents costs as much as taking them.
-    waiting = deque(load.request() for _ in range(int(1.3 * peak * seconds / BULK) + 50))
-    say(f"{len(waiting)} requests made")
     refused = 0
     began = time.monotonic()
     due = 0
