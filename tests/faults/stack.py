@@ -139,11 +139,11 @@ class Stack:
     async def books(self) -> dict[str, Any]:
         return dict((await self._ledger())["pipelines"][PIPELINE])
 
-    async def books_of_now(self) -> dict[str, Any]:
+    async def books_of_now(self, limit_seconds: float = _COUNTED_SECONDS) -> dict[str, Any]:
         """Return the books of a count that began after this call; others may be older, and say so by `at`."""
         asked = now()
         ended: set[str] = set()
-        async with asyncio.timeout(_COUNTED_SECONDS):
+        async with asyncio.timeout(limit_seconds):
             while True:
                 ledger = await self._ledger()
                 # The first may have been under way.
@@ -152,9 +152,9 @@ class Stack:
                     return dict(ledger["pipelines"][PIPELINE])
                 await asyncio.sleep(_POLL_SECONDS)
 
-    async def balanced(self) -> bool:
+    async def balanced(self, limit_seconds: float = _COUNTED_SECONDS) -> bool:
         """Return whether the product's own books are closed now."""
-        books = await self.books_of_now()
+        books = await self.books_of_now(limit_seconds)
         return bool(books["balanced"]) and books["in_flight"] == 0
 
     async def _ledger(self) -> dict[str, Any]:
