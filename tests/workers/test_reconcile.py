@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -53,6 +54,12 @@ class Bench:
 
 @pytest.fixture
 async def bench(plant: Plant) -> AsyncIterator[Bench]:
+    async with open_bench(plant) as bench:
+        yield bench
+
+
+@contextlib.asynccontextmanager
+async def open_bench(plant: Plant) -> AsyncIterator[Bench]:
     settings = plant.settings
     async with (
         open_documents(settings.mongo_url.get_secret_value(), 20) as documents,
