@@ -1,6 +1,7 @@
-"""`headrace user add|ls|passwd|disable|enable`, `token`, `key new|ls|revoke`: accounts and what opens the door.
+"""`headrace user add|ls|passwd|disable|enable`, `token`, `key new|ls|revoke|rotate-signing`: what opens the door.
 
-Users are managed over NATS, whose credentials make an operator; tokens and keys over HTTP, like any client.
+Users and the signing key are managed over NATS, whose credentials make an operator; tokens and API keys over HTTP, like
+any client.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 users = typer.Typer(name="user", help="Manage users; needs NATS, as the services do.", no_args_is_help=True)
-keys = typer.Typer(name="key", help="Manage your API keys: tokens for machines.", no_args_is_help=True)
+keys = typer.Typer(name="key", help="Manage API keys, tokens for machines, and the signing key.", no_args_is_help=True)
 
 Username = Annotated[str, typer.Argument(help="name of the user")]
 Scopes = Annotated[
@@ -149,6 +150,19 @@ def revoke_key(
     """Revoke an API key; every gateway refuses it within a second."""
     asyncio.run(_ask_gateway("DELETE", ("auth", "keys", key_id), None, url, token))
     say(f"Key {key_id} is revoked.")
+
+
+@keys.command("rotate-signing")
+def rotate_signing_key(as_json: Json = False) -> None:
+    """Make a new key to sign access tokens with; needs NATS. Tokens that are out stay good until they expire.
+
+    It signs a while later, when every gateway has had time to learn of it. Keys in a file are changed there.
+    """
+    made = asyncio.run(_ask_auth("signing.rotate", {}))
+    if as_json:
+        write_json(made)
+    else:
+        say(f"Key {made['kid']} signs from {made['signs_from']}; what older keys have signed stays good.")
 
 
 def _password(*, confirm: bool) -> str:

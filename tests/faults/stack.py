@@ -132,6 +132,10 @@ class Stack:
             again[stage.name] = (delivered.consumer_seq - delivered.stream_seq) if delivered else 0
         return again
 
+    async def log_in(self) -> str:
+        """Return a token of a new session."""
+        return await _token(self.session, self.url)
+
     async def ready(self) -> bool:
         async with self.session.get(f"{self.url}/readyz") as answer:
             return answer.status == 200 and (await answer.json())["status"] == "ready"
