@@ -16,6 +16,8 @@ from headrace.tokens import PRINCIPAL_HEADER, Principal
 from tests.analytics.system import System, open_system
 from tests.invariants import assert_balanced
 from tests.waiting import eventually
+from tests.workers.plant import open_plant
+from tests.workers.test_reconcile import open_bench
 
 ADA = Principal("ada", frozenset({"dead:write"}), "key1", "", 253402300799).encode()
 OLD = """
@@ -92,6 +94,28 @@ async def letters(system: System) -> list[tuple[str, ...]]:
 async def sql(system: System, query: str) -> list[Any]:
     async with open_facts(system.settings.postgres_url.get_secret_value(), 10) as facts:
         return await facts.fetch(query)
+
+
+async def test_a_metric_that_is_added_counts_what_there_was_once_counts_are_repaired(
+    settings: Settings, tmp_path: Path
+) -> None:
+    own = settings.model_copy(update={"pipelines": tmp_path})
+    async with open_plant(own) as plant:
+        _write(tmp_path, OLD)
+        async with plant.workers():
+            await plant.submit("parts", {"name": "a"}, {"name": "b"})
+            await plant.drained()
+        _write(tmp_path, OLD.replace("metrics=[", 'metrics=[Count("again", by="name"), '))
+        async with plant.workers():
+            await plant.submit("parts", {"name": "a"})
+            await plant.drained()
+            async with open_bench(plant) as bench:
+                found = await bench.run("parts", counts=True, repair=True)
+                assert {(one.kind, one.where, one.repaired) for one in found.findings} >= {("counts", "rollups", True)}
+                assert (await bench.run("parts", counts=True)).findings == []
+            rows = await plant.fetch("SELECT key, count FROM rollups WHERE metric = 'again' ORDER BY key")
+            assert [tuple(row) for row in rows] == [('["a"]', 2), ('["b"]', 1)]
+            await assert_balanced(own)
 
 
 async def replay(system: System, document_id: str) -> None:
