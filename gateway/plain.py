@@ -111,7 +111,7 @@ class PlainPosts(Connection):
             return None
         if not self.parser.should_keep_alive() or self.parser.get_http_version() != "1.1":
             return None
-        if not _NOT_PLAIN.isdisjoint(name for name, _ in self._given):
+        if not _NOT_PLAIN.isdisjoint(dict(self._given)):
             return None
         try:
             headers = read_headers(self._given)
@@ -137,7 +137,7 @@ class PlainPosts(Connection):
         if turn.disconnected or self.transport.is_closing():
             return
         closes = self._ingest.draining or not turn.keep_alive
-        head = b"".join(b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *more))
+        head = b"".join([b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *more)])
         # At once and whole, so there is nothing to join.
         self.wire.write(
             b"%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import itertools
 import json
 import sys
 from itertools import islice
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import nats
+import pytest
 from pydantic import ValidationError
 
 from pipelines.invoices import invoices
@@ -20,14 +22,15 @@ REAL = ROOT.parent / "shared" / "data" / "invoices" / "OnlineRetail_semicolon.cs
 SAMPLE = ROOT / "producer" / "samples" / "invoices.csv"
 # The sample stands for the real file where that is not on this machine.
 SOURCE = REAL if REAL.exists() else SAMPLE
-ROWS = 300
+AT_ONCE = 500
 WHERE = ["--pipeline", "invoices", "--code", "invalid_document", "--pointer", "/Quantity"]
 
 
-def rows(source: Path) -> list[dict[str, str]]:
-    """Return valid rows, their quantity under another name."""
+def rows(source: Path, count: int) -> list[dict[str, str]]:
+    """Return so many valid rows, their quantity under another name; a file that is over begins again."""
     with source.open(encoding="utf-8-sig", newline="") as lines:
-        found = list(islice(filter(_valid, csv.DictReader(lines, delimiter=";")), ROWS))
+        valid = list(filter(_valid, csv.DictReader(lines, delimiter=";")))
+    found = [dict(row) for row in islice(itertools.cycle(valid), count)]
     for row in found:
         row["Qty"] = row.pop("Quantity")
     return found
@@ -55,12 +58,17 @@ async def headrace(system: System, *arguments: str, code: int = 0) -> Any:
     return [json.loads(line) for line in out.splitlines()]
 
 
-async def test_a_wrong_column_name_is_found_tried_out_mended_and_audited(system: System, tmp_path: Path) -> None:
-    wrong = rows(SOURCE)
+@pytest.mark.parametrize("count", [300, pytest.param(5000, marks=pytest.mark.long)])
+async def test_a_wrong_column_name_is_found_tried_out_mended_and_audited(
+    system: System, tmp_path: Path, count: int
+) -> None:
+    wrong = rows(SOURCE, count)
     before = await system.books("invoices")
     client = await nats.connect(system.facts["nats_url"])
     stream = client.jetstream()
-    await asyncio.gather(*(stream.publish("ingest.invoices", json.dumps(row).encode()) for row in wrong))
+    for some in range(0, len(wrong), AT_ONCE):
+        part = wrong[some : some + AT_ONCE]
+        await asyncio.gather(*(stream.publish("ingest.invoices", json.dumps(row).encode()) for row in part))
     await client.close()
     await system.drained("invoices")
 
