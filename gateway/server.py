@@ -16,14 +16,20 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway.hardened import LINES
 from gateway.ingest import App
 from gateway.problems import problem
+from headrace import telemetry
 from headrace.document import new_id
 from headrace.errors import RequestError
 from headrace.settings import GatewaySettings
 from headrace.tls import load_certificate
 
+log = telemetry.logger(__name__)
+
 _SWEEP_SECONDS: Final = 0.5
 # Time for the first request of a connection that is there when the server ends.
 _FIRST_REQUEST_SECONDS: Final = 0.5
+# Between them, those who are served already have their turn.
+_ACCEPTED_AT_ONCE: Final = 128
+_ACCEPT_AGAIN_SECONDS: Final = 0.5
 # Of request line and headers together; what one read from the socket brings is let through.
 _MAX_HEAD_BYTES: Final = 64 << 10
 
@@ -164,26 +170,74 @@ class Connection(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """A server whose signals are ours."""
+    """A server whose signals are ours, and that accepts all who wait at once.
+
+    By itself uvloop accepts one connection each turn of its loop: where turns are long, a crowd waits for seconds.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._listeners: list[socket.socket] = []
+        self._accepting: set[asyncio.Task[Any]] = set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        self._listeners = list(sockets or [])
+        for listener in self._listeners:
+            self._listen(listener)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, and serve whoever has connected by then, also where nobody has accepted that yet."""
-        loop = asyncio.get_running_loop()
-        # As long as one of us holds the socket, the kernel resets no connection that waits there.
-        kept = [one.dup() for one in sockets or []]
-        for server in self.servers:
-            server.close()
-        for listener in kept:
-            with listener, contextlib.suppress(BlockingIOError):
-                while True:
-                    connection, _ = listener.accept()
-                    connection.setblocking(False)
-                    await loop.connect_accepted_socket(self._connection, connection, ssl=self.config.ssl)
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            asyncio.get_running_loop().remove_reader(listener)
+            # The kernel resets whoever still waits there when it is closed.
+            while self._accept(listener):
+                pass
+            listener.close()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
         await super().shutdown(sockets)
+
+    def _listen(self, listener: socket.socket) -> None:
+        if listener in self._listeners:
+            asyncio.get_running_loop().add_reader(listener, self._accept_waiting, listener)
+
+    def _accept_waiting(self, listener: socket.socket) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            if not self._accept(listener):
+                return
+
+    def _accept(self, listener: socket.socket) -> bool:
+        """Accept a connection; return whether another one may be waiting."""
+        loop = asyncio.get_running_loop()
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except ConnectionError:  # it has gone again
+            return True
+        except OSError as error:
+            # There are no descriptors left. The socket stays readable, so we would turn without end.
+            log.warning("accept_failed", error=type(error).__name__, detail=error.strerror)
+            loop.remove_reader(listener)
+            loop.call_later(_ACCEPT_AGAIN_SECONDS, self._listen, listener)
+            return False
+        connection.setblocking(False)
+        task = loop.create_task(self._serve_one(connection))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
+        return True
+
+    async def _serve_one(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(self._connection, connection, ssl=self.config.ssl)
+        except OSError:  # a handshake that failed, or a client that has gone; ssl.SSLError is one
+            connection.close()
 
     def _connection(self) -> asyncio.Protocol:
         make = cast(Callable[..., asyncio.Protocol], self.config.http_protocol_class)
