@@ -199,7 +199,9 @@ class Server(uvicorn.Server):
             while self._accept(listener):
                 pass
             listener.close()
-        await asyncio.gather(*self._accepting, return_exceptions=True)
+        if self._accepting:
+            # Not as long as a client likes that never ends its TLS handshake.
+            await asyncio.wait(self._accepting, timeout=_FIRST_REQUEST_SECONDS)
         await super().shutdown(sockets)
 
     def _listen(self, listener: socket.socket) -> None:
