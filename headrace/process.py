@@ -26,7 +26,9 @@ log = telemetry.logger(__name__)
 # What a service raises when it cannot go on, for a reason that one line tells; anything else is a bug.
 _EXPECTED = (HeadraceError, BusLostError)
 
-_M_ARENA_MAX = -8  # malloc.h
+# malloc.h
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 Service = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
@@ -46,7 +48,7 @@ def run_service(name: str, settings: Settings, service: Service) -> int:
         return 1
     failpoints.arm(name, settings.failpoints)
 
-    _share_heaps()
+    _keep_heaps_small()
     # Each batch makes tens of thousands of objects that die with it by reference count. At the default thresholds the
     # cycle collector would walk them over and over, for a tenth of the time.
     gc.freeze()
@@ -70,10 +72,15 @@ def run_service(name: str, settings: Settings, service: Service) -> int:
     return 0
 
 
-def _share_heaps() -> None:
-    """Let all threads allocate from two heaps: drivers' threads with one each keep what they once needed for ever."""
+def _keep_heaps_small() -> None:
+    """Give back to the system what was needed once: of a burst of documents, or of the hash of a password."""
     with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+        libc = ctypes.CDLL(None)
+        # All threads share two heaps: drivers' threads with one each keep what they once needed for ever.
+        libc.mallopt(_M_ARENA_MAX, 2)
+        # What is large gets pages of its own, as at the start; else the first block that is freed raises this for good,
+        # and all blocks after it leave holes in a heap.
+        libc.mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
 
 
 @contextlib.asynccontextmanager

@@ -120,7 +120,7 @@ class WorkerSettings(_Group):
     concurrency: int = Field(2, ge=1, description="batches a stage works on at the same time")
     batch_documents: int = Field(4000, ge=1, description="documents a sink writes at once")
     batch_blocks: int = Field(256, ge=1, description="blocks a stage takes at once")
-    prefetch_bytes: int = Field(16 << 20, ge=2 << 20, description="bytes of blocks a stage holds ahead of its work")
+    prefetch_bytes: int = Field(4 << 20, ge=2 << 20, description="bytes of blocks a stage holds ahead of its work")
     ack_wait_seconds: float = Field(30.0, gt=0, description="silence after which JetStream gives a block to another")
     store_timeout_seconds: float = Field(20.0, gt=0, description="limit of one write to a store")
 

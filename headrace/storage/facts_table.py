@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
-from headrace.document import Envelope, parse_time
+from headrace.document import Envelope, json_text, parse_time
 from headrace.errors import DocumentError, HeadraceError
 from headrace.fields import Field
 from headrace.pipeline import Pipeline
@@ -51,26 +49,18 @@ class FactsTable:
         columns = ["id", "received_at", "sender", "block", "ordinal", "sha256"]
         columns += [quoted(f.column) for f in pipeline.fields]
         types = ["uuid", "timestamptz", "text", "uuid", "integer", "bytea"] + [f.sql_type for f in pipeline.fields]
-        arrays, names, picked = _unnested(types)
-        self._insert = (
-            f"INSERT INTO {self.name} ({', '.join(columns)}) SELECT {picked} FROM unnest({arrays}) AS t({names})"
-            " ON CONFLICT (id) DO NOTHING RETURNING id"
-        )
-        self._insert_version = (
-            f"INSERT INTO {self.ledger} (id, received_at, sender, block, ordinal, sha256) SELECT a, b, c, d, e, f FROM"
-            " unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::uuid[], $5::integer[], $6::bytea[])"
-            " AS t(a, b, c, d, e, f)"
-            " ON CONFLICT (id) DO NOTHING RETURNING id"
-        )
+        once = "ON CONFLICT (id) DO NOTHING RETURNING id"
+        self._insert = f"INSERT INTO {self.name} ({', '.join(columns)}) {_rows(types)} {once}"
+        about, their_types = columns[:_ABOUT], types[:_ABOUT]
+        self._insert_version = f"INSERT INTO {self.ledger} ({', '.join(about)}) {_rows(their_types)} {once}"
         # Of an entity's row also what its version says of its own age, right behind what all rows have.
         self._precedence = precedence_by(pipeline.newest_by, pipeline.fields)
         columns.insert(_ABOUT, "precedence")
         types.insert(_ABOUT, "text")
-        arrays, names, picked = _unnested(types)
         key_columns = [quoted(column_of(pipeline, path)) for path in pipeline.key] if pipeline.entity else []
         updates = ", ".join(f"{c} = excluded.{c}" for c in columns if c not in key_columns)
         self._upsert_newest = (
-            f"INSERT INTO {self.name} AS r ({', '.join(columns)}) SELECT {picked} FROM unnest({arrays}) AS t({names})"
+            f"INSERT INTO {self.name} AS r ({', '.join(columns)}) {_rows(types)}"
             f" ON CONFLICT ({', '.join(key_columns)}) DO UPDATE SET {updates}"
             " WHERE (r.precedence, r.received_at, r.id) < (excluded.precedence, excluded.received_at, excluded.id)"
         )
@@ -138,25 +128,25 @@ class FactsTable:
     async def keep_newest(self, connection: Connection, facts: Sequence[Fact]) -> None:
         """Let each entity's row be its newest version, whatever order and repetition they come in."""
         newest = self._newest(facts)
-        precedences = [precedence for precedence, _ in newest]
+        precedences = _json_array([precedence for precedence, _ in newest])
         records = [fact for _, fact in newest]
         await connection.execute(self._upsert_newest, *self._about(records), precedences, *self._fields(records))
 
-    def _about(self, facts: Sequence[Fact]) -> list[list[Any]]:
+    def _about(self, facts: Sequence[Fact]) -> list[str]:
         return [
-            [fact.envelope.id for fact in facts],
-            [parse_time(fact.envelope.time) for fact in facts],
-            [fact.envelope.subject for fact in facts],
-            [fact.block for fact in facts],
-            [fact.envelope.ordinal for fact in facts],
-            [bytes.fromhex(fact.envelope.sha256) for fact in facts],
+            _json_array([fact.envelope.id for fact in facts]),
+            _json_array([fact.envelope.time for fact in facts]),
+            _json_array([fact.envelope.subject for fact in facts]),
+            _json_array([fact.block for fact in facts]),
+            _json_array([fact.envelope.ordinal for fact in facts]),
+            _json_array([fact.envelope.sha256 for fact in facts]),
         ]
 
-    def _fields(self, facts: Sequence[Fact]) -> list[list[Any]]:
+    def _fields(self, facts: Sequence[Fact]) -> list[str]:
         columns = []
         for field, value in zip(self.pipeline.fields, self._values, strict=True):
             try:
-                columns.append([value(fact.document) for fact in facts])
+                columns.append(_json_array([value(fact.document) for fact in facts]))
             except (TypeError, ValueError, ArithmeticError) as error:
                 raise refused(f"{type(error).__name__}, field {field.path}") from error
         return columns
@@ -188,6 +178,10 @@ class FactsTable:
 # Columns before those of the schema: id, received_at, sender, block, ordinal, sha256.
 _ABOUT: Final = 6
 _LONG_NAMES: Final = {"timestamptz": "timestamp with time zone"}
+# What makes rows of a JSON array, and what makes a column's type of them. An absent value is NULL, also of jsonb.
+_TEXTS: Final = "json_array_elements_text"
+_ELEMENTS: Final = {"jsonb": "json_array_elements"}
+_CASTS: Final = {"text": "{}", "bytea": "decode({}, 'hex')", "jsonb": "nullif({}::jsonb, 'null')"}
 
 
 def refused(why: str) -> DocumentError:
@@ -199,13 +193,17 @@ def _age(precedence: str, fact: Fact) -> tuple[str, datetime, str]:
     return precedence, parse_time(fact.envelope.time), fact.envelope.id
 
 
-def _unnested(types: Sequence[str]) -> tuple[str, str, str]:
-    """Return the arrays of a statement's arguments, names for their columns, and these as they are inserted."""
-    # jsonb travels as text: asyncpg has no array of it.
-    arrays = ", ".join(f"${n}::{'text' if t == 'jsonb' else t}[]" for n, t in enumerate(types, 1))
+def _json_array(values: Sequence[Any]) -> str:
+    # A column travels as one JSON array: asyncpg looks at each element of an array several times, in Python.
+    return json_text(values).decode()
+
+
+def _rows(types: Sequence[str]) -> str:
+    """Return a query of rows whose columns are its arguments, each a JSON array."""
+    arrays = ", ".join(f"{_ELEMENTS.get(t, _TEXTS)}(${n}::json)" for n, t in enumerate(types, 1))
     names = ", ".join(f"c{n}" for n in range(len(types)))
-    picked = ", ".join(f"c{n}::jsonb" if t == "jsonb" else f"c{n}" for n, t in enumerate(types))
-    return arrays, names, picked
+    picked = ", ".join(_CASTS.get(t, "{}::" + t).format(f"c{n}") for n, t in enumerate(types))
+    return f"SELECT {picked} FROM ROWS FROM ({arrays}) AS t({names})"
 
 
 def quoted(name: str) -> str:
@@ -233,15 +231,9 @@ def _path_getter(parts: tuple[str, ...]) -> Callable[[Mapping[str, Any]], Any]:
 
 
 def _converter(field: Field) -> Callable[[Mapping[str, Any]], Any]:
-    """Return a function from the stored form in JSON types to the value that asyncpg wants for this column."""
+    """Return a function from the stored form in JSON types to what Postgres reads as this column's type."""
     get = _path_getter(field.parts)
-    make: Callable[[Any], Any] | None = {
-        "timestamptz": _utc,
-        "date": date.fromisoformat,
-        "numeric": lambda value: Decimal(str(value)),
-        "double precision": float,
-        "jsonb": lambda value: json.dumps(value, separators=(",", ":")),
-    }.get(field.sql_type)
+    make: Callable[[Any], Any] | None = {"timestamptz": _zoned, "date": _day}.get(field.sql_type)
     if make is None:
         return get
     known = make
@@ -253,6 +245,11 @@ def _converter(field: Field) -> Callable[[Mapping[str, Any]], Any]:
     return convert
 
 
-def _utc(text: str) -> datetime:
-    time = parse_time(text)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+def _zoned(text: str) -> str:
+    """Return a time with its zone: without one it is UTC to us, to Postgres the session's."""
+    return text if text[-1:] == "Z" or text[-6:-5] in ("+", "-") else f"{text}Z"
+
+
+def _day(text: str) -> str:
+    # Postgres would read `today`, too.
+    return date.fromisoformat(text).isoformat()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel, create_model
@@ -92,6 +93,60 @@ async def test_a_fact_is_a_typed_row(facts: Facts) -> None:
     assert (found["received_at"], found["ordinal"], found["sha256"].hex()) == (START, 4, one[0].sha256)
     assert (found["name"], found["cost"], found["kind"]) == ("é", Decimal("0.10"), "numeric")
     assert (found["at"], found["part_size"], found["x"]) == (START, 3, "x")
+
+
+class Kinds(BaseModel):
+    at: datetime | None = None
+    day: date | None = None
+    free: Any = None
+    whole: int | None = None
+    ratio: float | None = None
+    sure: bool | None = None
+    ref: UUID | None = None
+
+
+KINDS = Pipeline(name="kinds", accepts=Kinds, example={})
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"at": "2026-01-01T02:00:00"}, datetime(2026, 1, 1, 2, tzinfo=UTC)),
+        ({"at": "2026-01-01T02:00:00.5-05:00"}, datetime(2026, 1, 1, 7, 0, 0, 500_000, UTC)),
+        ({"at": "9998-12-31T23:59:59Z"}, datetime(9998, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        ({"day": "2026-02-01"}, date(2026, 2, 1)),
+        ({"free": "2"}, '"2"'),
+        ({"free": 2.5}, "2.5"),
+        ({"free": [None, {"a": None}]}, '[null, {"a": null}]'),
+        ({"free": None}, None),
+        ({"whole": -(2**63)}, -(2**63)),
+        ({"ratio": 1e-300}, 1e-300),
+        ({"sure": False}, False),
+        ({"ref": "01890a5d-ac96-774b-bcce-b302099a8057"}, UUID("01890a5d-ac96-774b-bcce-b302099a8057")),
+    ],
+)
+async def test_each_type_is_read_alike_whatever_the_server_s_time_zone(
+    facts: Facts, settings: Settings, document: dict[str, Any], expected: Any
+) -> None:
+    await facts.prepare([KINDS])
+    url = f"{settings.postgres_url.get_secret_value()}?timezone=America/New_York&datestyle=German"
+    async with open_facts(url, 10) as elsewhere:
+        assert await elsewhere.fetch("SHOW timezone") == [("America/New_York",)]
+        await record(elsewhere, KINDS, [row(document)])
+    [name] = document
+    [found] = await facts.fetch("SELECT * FROM facts.kinds")
+
+    assert found[name] == expected
+    assert [value for column, value in found.items() if column in Kinds.model_fields and column != name] == [None] * 6
+
+
+@pytest.mark.parametrize("document", [{"at": "now"}, {"at": "infinity"}, {"at": 5}, {"day": "today"}, {"sure": 7.5}])
+async def test_words_that_postgres_alone_knows_are_no_values(facts: Facts, document: dict[str, Any]) -> None:
+    await facts.prepare([KINDS])
+    with pytest.raises(DocumentError, match=r"field|Postgres"):
+        await record(facts, KINDS, [row(document)])
+
+    assert await facts.count(KINDS) == 0
 
 
 async def test_only_new_rows_count(facts: Facts) -> None:
