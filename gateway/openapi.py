@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gateway.access import Access
-from gateway.answers import BulkReceipt, DocumentState, ProblemDetails, Receipt
+from gateway.answers.common import ProblemDetails
+from gateway.answers.documents import BulkReceipt, DocumentState, Receipt
 from gateway.body import EVENT, EVENTS
 from gateway.codes import examples, problem_responses
 from gateway.headers import MAX_KEY_LENGTH, MAX_WAIT_SECONDS

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import compile_path
 
 from gateway.access import Access, Guard
-from gateway.answers import Answer
+from gateway.answers.common import Answer
 from gateway.codes import problem_responses
 from gateway.door import Door
 from gateway.pages.page import PageRoute
@@ -71,7 +71,7 @@ class Routes:
             many: whether the answer is a JSON array of these.
             example: of the answer, where the answer's own will not do.
             also: what it may answer instead, by status.
-            content: the answer in OpenAPI's words, where it is none of `gateway.answers`.
+            content: the answer in OpenAPI's words, where it is none of `gateway/answers`.
             body: the request body in OpenAPI's words.
             cached: whether it has an ETag and answers 304.
             headers: more that the answer may have, by their names in OpenAPI's components.

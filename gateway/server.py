@@ -175,8 +175,10 @@ class Server(uvicorn.Server):
     By itself uvloop accepts one connection each turn of its loop: where turns are long, a crowd waits for seconds.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, handshake_seconds: float) -> None:
         super().__init__(config)
+        # Python takes a time for it only where there is one.
+        self._handshake_seconds = handshake_seconds if config.is_ssl else None
         self._listeners: list[socket.socket] = []
         self._accepting: set[asyncio.Task[Any]] = set()
 
@@ -237,7 +239,9 @@ class Server(uvicorn.Server):
     async def _serve_one(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await loop.connect_accepted_socket(self._connection, connection, ssl=self.config.ssl)
+            await loop.connect_accepted_socket(
+                self._connection, connection, ssl=self.config.ssl, ssl_handshake_timeout=self._handshake_seconds
+            )
         except OSError:  # a handshake that failed, or a client that has gone; ssl.SSLError is one
             connection.close()
 
@@ -320,7 +324,7 @@ async def serving(
         timeout_graceful_shutdown=int(settings.drain_seconds),
         backlog=1024,
     )
-    server = Server(config)
+    server = Server(config, settings.header_seconds)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     sweeping = asyncio.create_task(server.sweep(settings))
     try:

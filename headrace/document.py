@@ -32,6 +32,7 @@ _ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _HEX: Final = re.compile(r"(?:[0-9a-f]{2})+")
 _INT32: Final = range(2**31)
 _NO_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
+_LINE_FEED, _RETURN = b"\n\r"
 
 
 class Envelope(msgspec.Struct):
@@ -217,7 +218,7 @@ def digest(data: bytes) -> str:
 
 def one_line(data: bytes) -> bytes:
     """Return JSON text without line breaks; inside strings JSON has them escaped, so only white space changes."""
-    return data.translate(_NO_BREAKS) if b"\n" in data or b"\r" in data else data
+    return data.translate(_NO_BREAKS) if _LINE_FEED in data or _RETURN in data else data
 
 
 def raw_line(document_id: str, time: str, subject_json: bytes, data: bytes) -> bytes:

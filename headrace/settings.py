@@ -77,7 +77,9 @@ class GatewaySettings(_Group):
         20_000, ge=1, description="documents in one request; more are refused with 413, however small"
     )
     max_depth: int = Field(64, ge=1, le=200, description="nesting of one document")
-    header_seconds: float = Field(10.0, gt=0, description="time a client has to send its headers")
+    header_seconds: float = Field(
+        10.0, gt=0, description="time a client has to send its headers; with TLS, as much again for the handshake"
+    )
     body_seconds: float = Field(30.0, gt=0, description="time a client has to send its body")
     in_flight_documents: int = Field(50_000, ge=1, description="documents awaiting their PubAck before 503")
     in_flight_bytes: int = Field(128 << 20, ge=1024, description="bytes awaiting their PubAck before 503")

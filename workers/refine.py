@@ -13,7 +13,7 @@ from headrace.document import clean_line, digest
 from headrace.errors import DocumentError, FieldError, RequestError
 from headrace.identity import document_id
 from headrace.pipeline import Pipeline
-from headrace.schema import check_json, pointer_of, schema_error, validate
+from headrace.schema import check_json, holds, pointer_of, schema_error, validate
 from workers.outcome import MAX_LINE_BYTES, Forward, Item, Refused, Verdict
 
 log = telemetry.logger(__name__)
@@ -36,7 +36,7 @@ def refine(pipeline: Pipeline, item: Item) -> Verdict:
         clean: bytes = type(stored).__pydantic_serializer__.to_json(stored, by_alias=True)
         if stored is not document:
             check_json(clean)  # A transform can make what a store cannot take.
-        if b"null" in clean:
+        if holds(clean, b"null"):
             _check_finite(stored)
     except RequestError as error:
         return Refused(error)

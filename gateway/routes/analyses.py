@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import Request, Response
 
 from gateway.access import scoped
-from gateway.answers import AnalysisAnswer
+from gateway.answers.analytics import AnalysisAnswer
 from gateway.routes.analytics import FRESH, condition
 from gateway.routing import Routes, passed
 from headrace.registry import pipeline_named

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from fastapi import Query, Request, Response
 
 from gateway.access import scoped
-from gateway.answers import MetricAnswer, MetricsAnswer
+from gateway.answers.analytics import MetricAnswer, MetricsAnswer
 from gateway.routing import Routes, passed
 from headrace.registry import pipeline_named
 

@@ -10,7 +10,7 @@ from fastapi import Query, Request, Response
 from pydantic import AwareDatetime, BeforeValidator, StringConstraints
 
 from gateway.access import scoped
-from gateway.answers import AuditPage
+from gateway.answers.accounts import AuditPage
 from gateway.forward import asker
 from gateway.routing import Routes, page
 from headrace.document import rfc3339

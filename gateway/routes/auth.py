@@ -10,7 +10,7 @@ import msgspec
 from fastapi import Request, Response
 
 from gateway.access import ANY_TOKEN, EVERYBODY
-from gateway.answers import Account, ApiKey, Caller, NewApiKey, Tokens
+from gateway.answers.accounts import Account, ApiKey, Caller, NewApiKey, Tokens
 from gateway.forward import asker, body_of, json_of, unsupported
 from gateway.routing import JSON, Routes, passed
 from headrace.errors import DocumentError, FieldError, RequestError

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from fastapi import Query, Request, Response
 
 from gateway.access import scoped
-from gateway.answers import (
+from gateway.answers.dead_letters import (
     AuditedAction,
     DeadLetterActionPage,
     DeadLetterDiscard,

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from fastapi import Query, Request, Response
 
 from gateway.access import scoped
-from gateway.answers import DocumentPage, DocumentState
+from gateway.answers.documents import DocumentPage, DocumentState
 from gateway.parameters import given
 from gateway.routing import Routes, page, passed
 from headrace.registry import pipeline_named

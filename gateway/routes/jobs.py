@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from fastapi import Header, Query, Request, Response
 
 from gateway.access import principal_of, scoped
-from gateway.answers import Job, JobList, JobRun, JobRunPage
+from gateway.answers.jobs import Job, JobList, JobRun, JobRunPage
 from gateway.headers import MAX_KEY_LENGTH
 from gateway.routing import Routes, page, passed
 

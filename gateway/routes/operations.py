@@ -9,7 +9,7 @@ from fastapi import Request, Response
 
 from gateway import overview
 from gateway.access import EVERYBODY, scoped
-from gateway.answers import Alive, Ledger, Mesh, Readiness, Version
+from gateway.answers.operations import Alive, Ledger, Mesh, Readiness, Version
 from gateway.problems import problem
 from gateway.readiness import Readiness as Ready
 from gateway.routing import JSON, Routes, passed

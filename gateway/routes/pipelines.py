@@ -8,7 +8,7 @@ import msgspec
 from fastapi import Response
 
 from gateway.access import ANY_TOKEN
-from gateway.answers import PipelineInfo, PipelineList
+from gateway.answers.pipelines import PipelineInfo, PipelineList
 from gateway.routing import JSON, Routes
 from headrace.pipeline import Distinct, Latest, Metric, Pipeline, Trend
 from headrace.registry import pipeline_named

@@ -9,7 +9,7 @@ import msgspec
 from fastapi import Response
 
 from gateway.access import ANY_TOKEN
-from gateway.answers import SchemaList, SchemaVersions
+from gateway.answers.pipelines import SchemaList, SchemaVersions
 from gateway.routing import JSON, Routes
 from headrace.messaging.schemas import versions
 from headrace.registry import pipeline_named

@@ -15,7 +15,7 @@ from nats.js.errors import NotFoundError
 from pydantic import SecretStr
 
 from gateway.admission import Admission
-from gateway.answers import ProblemDetails
+from gateway.answers.common import ProblemDetails
 from gateway.app import build
 from gateway.authenticate import Authenticator
 from gateway.door import Door

@@ -13,7 +13,8 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_prometheus
 
-from gateway import answers, overview
+from gateway import overview
+from gateway.answers.operations import Mesh, Readiness, Version
 from headrace import telemetry
 from headrace.errors import UnavailableError
 from headrace.messaging.publisher import Publisher, open_publisher
@@ -47,7 +48,7 @@ async def test_the_bare_address_welcomes(lonely: Gateway) -> None:
 async def test_ready_when_everything_is_there(gateway: Gateway) -> None:
     ready = await eventually(gateway, lambda told: told["status"] == "ready")
 
-    answers.Readiness.model_validate(ready)
+    Readiness.model_validate(ready)
     assert all(check == {"ok": True} for check in ready["checks"].values())
     assert {"nats", "streams", "revocations", "keys", "auth", "analytics", "mongo"} <= set(ready["checks"])
 
@@ -132,7 +133,7 @@ async def test_readiness_asks_the_others_once_a_second_at_most(gateway: Gateway)
 
 async def test_the_mesh_tells_who_is_alive(gateway: Gateway) -> None:
     _, body, _ = await gateway.ask("GET", "/v1/mesh", key=gateway.key("analytics:read"))
-    told = answers.Mesh.model_validate_json(body)
+    told = Mesh.model_validate_json(body)
 
     assert {"auth", "analytics", "gateway"} <= {service.name for service in told.services}
     assert {consumer.name for consumer in told.consumers} == {"refine", "journal", "documents", "facts", "dead"}
@@ -242,7 +243,7 @@ async def test_a_mesh_that_cannot_be_asked_is_unavailable(lonely: Gateway) -> No
 
 
 async def test_the_version_is_told(gateway: Gateway) -> None:
-    answers.Version.model_validate_json((await gateway.ask("GET", "/version"))[1])
+    Version.model_validate_json((await gateway.ask("GET", "/version"))[1])
 
 
 def services(families: Iterable[Metric]) -> set[str]:
@@ -251,7 +252,7 @@ def services(families: Iterable[Metric]) -> set[str]:
 
 def lags(body: bytes) -> dict[str, dict[str, Any]]:
     """Return the consumers of the mesh, by name."""
-    answers.Mesh.model_validate_json(body)
+    Mesh.model_validate_json(body)
     return {consumer["name"]: consumer for consumer in msgspec.json.decode(body)["consumers"]}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.answers import PipelineInfo, PipelineList
+from gateway.answers.pipelines import PipelineInfo, PipelineList
 from headrace.messaging.mesh import Reply
 from headrace.pipeline import Latest, Minimum, Trend
 from tests.gateway.system import Gateway

@@ -12,7 +12,13 @@ from pydantic import SecretStr, TypeAdapter
 
 import analytics.service
 import auth.service
-from gateway import answers
+from gateway.answers.accounts import Account, ApiKey, AuditPage, Caller, NewApiKey, Tokens
+from gateway.answers.analytics import MetricAnswer, MetricsAnswer
+from gateway.answers.dead_letters import DeadLetterGroup, DeadLetterPage
+from gateway.answers.documents import DocumentPage, DocumentState, Receipt
+from gateway.answers.jobs import JobList
+from gateway.answers.operations import Ledger, Mesh
+from gateway.answers.pipelines import PipelineList
 from headrace.registry import Pipelines
 from headrace.settings import AuthSettings, Settings
 from headrace.tokens import PRINCIPAL_HEADER, Principal
@@ -42,7 +48,7 @@ async def whole(settings: Settings, pipelines: Pipelines) -> AsyncIterator[Gatew
 async def test_an_account_lives_through_the_door(whole: Gateway) -> None:
     status, body, _ = await whole.ask("POST", "/v1/auth/register", json=LOGIN)
     assert status == 201
-    account = read(answers.Account, body)
+    account = read(Account, body)
     assert account.username == "ada"
 
     _, problem, _ = await whole.problem("POST", "/v1/auth/register", json=LOGIN)
@@ -54,9 +60,9 @@ async def test_an_account_lives_through_the_door(whole: Gateway) -> None:
 
     status, body, headers = await whole.ask("POST", "/v1/auth/token", data={"grant_type": "password", **LOGIN})
     assert (status, headers["Cache-Control"]) == (200, "no-store")
-    tokens = read(answers.Tokens, body)
+    tokens = read(Tokens, body)
     status, body, _ = await whole.ask("GET", "/v1/auth/me", key=tokens.access_token)
-    assert (status, read(answers.Caller, body).username) == (200, "ada")
+    assert (status, read(Caller, body).username) == (200, "ada")
 
     status, body, _ = await whole.ask(
         "POST",
@@ -65,44 +71,44 @@ async def test_an_account_lives_through_the_door(whole: Gateway) -> None:
         json={"name": "importer", "scopes": ["documents:write:searches"]},
     )
     assert status == 201
-    key = read(answers.NewApiKey, body)
+    key = read(NewApiKey, body)
     status, body, _ = await whole.ask("GET", "/v1/auth/keys", key=tokens.access_token)
-    assert [one.id for one in read(list[answers.ApiKey], body)] == [key.id]
+    assert [one.id for one in read(list[ApiKey], body)] == [key.id]
     assert (await whole.ask("GET", "/v1/pipelines", key=key.key))[0] == 200
     assert (await whole.ask("GET", "/v1/ledger", key=key.key))[0] == 403
     assert (await whole.ask("DELETE", f"/v1/auth/keys/{key.id}", key=tokens.access_token))[0] == 204
     await refused(whole, key.key)
 
     status, body, _ = await whole.ask("POST", "/v1/auth/refresh", json={"refresh_token": tokens.refresh_token})
-    second = read(answers.Tokens, body)
+    second = read(Tokens, body)
     form = {"grant_type": "refresh_token", "refresh_token": second.refresh_token}
     status, body, _ = await whole.ask("POST", "/v1/auth/token", data=form)
-    third = read(answers.Tokens, body)
+    third = read(Tokens, body)
     assert (await whole.ask("POST", "/v1/auth/revoke", json={"token": third.refresh_token}))[0] == 204
     await refused(whole, third.access_token)
 
 
 async def test_what_analytics_answers_is_what_the_description_promises(whole: Gateway) -> None:
     _, body, _ = await whole.ask("POST", "/v1/auth/token", json={**LOGIN, "username": "root"})
-    token = read(answers.Tokens, body).access_token
+    token = read(Tokens, body).access_token
     example = dict(whole.door.pipelines["searches"].example)
     status, body, headers = await whole.ask("POST", "/v1/documents/searches", key=token, json=example)
     assert status == 202
-    receipt = read(answers.Receipt, body)
+    receipt = read(Receipt, body)
     assert headers["Location"] == receipt.links.self
 
     promised: dict[str, Any] = {
-        receipt.links.self: answers.DocumentState,
-        "/v1/documents/searches?limit=1&sort=-hotel_id": answers.DocumentPage,
-        "/v1/analytics/searches": answers.MetricsAnswer,
-        "/v1/analytics/searches/users": answers.MetricAnswer,
-        "/v1/analytics/searches/per_minute": answers.MetricAnswer,
-        "/v1/dead-letters": answers.DeadLetterPage,
-        "/v1/dead-letters/groups": list[answers.DeadLetterGroup],
-        "/v1/ledger": answers.Ledger,
-        "/v1/jobs": answers.JobList,
-        "/v1/mesh": answers.Mesh,
-        "/v1/pipelines": answers.PipelineList,
+        receipt.links.self: DocumentState,
+        "/v1/documents/searches?limit=1&sort=-hotel_id": DocumentPage,
+        "/v1/analytics/searches": MetricsAnswer,
+        "/v1/analytics/searches/users": MetricAnswer,
+        "/v1/analytics/searches/per_minute": MetricAnswer,
+        "/v1/dead-letters": DeadLetterPage,
+        "/v1/dead-letters/groups": list[DeadLetterGroup],
+        "/v1/ledger": Ledger,
+        "/v1/jobs": JobList,
+        "/v1/mesh": Mesh,
+        "/v1/pipelines": PipelineList,
     }
     for path, kind in promised.items():
         status, body, _ = await whole.ask("GET", path, key=token)
@@ -129,7 +135,7 @@ async def test_what_analytics_answers_is_what_the_description_promises(whole: Ga
 async def test_a_disabled_user_and_an_old_password_are_refused_at_the_door_within_a_second(whole: Gateway) -> None:
     async def log_in(name: str, password: str = LOGIN["password"]) -> str:
         _, body, _ = await whole.ask("POST", "/v1/auth/token", json={"username": name, "password": password})
-        return read(answers.Tokens, body).access_token
+        return read(Tokens, body).access_token
 
     root = await log_in("root")
     await whole.ask("POST", "/v1/auth/register", json=LOGIN)
@@ -145,7 +151,7 @@ async def test_a_disabled_user_and_an_old_password_are_refused_at_the_door_withi
     status, body, _ = await whole.ask(
         "POST", "/v1/auth/keys", key=token, json={"name": "k", "scopes": ["documents:read"]}
     )
-    key = read(answers.NewApiKey, body).key
+    key = read(NewApiKey, body).key
     assert (await whole.ask("GET", "/v1/pipelines", key=key))[0] == 200
     operator = {PRINCIPAL_HEADER: Principal("operator", frozenset({"admin"}), "", "", 0).encode()}
     await whole.door.ask("auth", "users.disable", {"username": "ada"}, headers=operator)
@@ -156,7 +162,7 @@ async def test_a_disabled_user_and_an_old_password_are_refused_at_the_door_withi
 
     status, body, headers = await whole.ask("GET", "/v1/audit?account=ada&limit=2", key=root)
     assert status == 200, body
-    page = read(answers.AuditPage, body)
+    page = read(AuditPage, body)
     assert [entry.action for entry in page.items] == ["user_disabled", "key_created"]
     assert headers["Link"] == f'</v1/audit?account=ada&limit=2&cursor={page.next}>; rel="next"'
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from gateway.answers import SchemaList, SchemaVersions
+from gateway.answers.pipelines import SchemaList, SchemaVersions
 from headrace.messaging.schemas import register
 from tests.gateway.system import Gateway
 

@@ -81,6 +81,33 @@ async def test_documents_come_in_over_tls_and_only_over_tls(
             await gateway.http.get(f"{url}/healthz", ssl=old)
 
 
+async def nothing(_scope: object, _receive: object, _send: object) -> None: ...
+
+
+async def test_who_never_ends_the_handshake_is_dropped(certificates: Certificates) -> None:
+    settings = GatewaySettings(
+        tls_certificate=certificates.certificate, tls_key=certificates.key, header_seconds=0.2, body_seconds=60
+    )
+    with listen("127.0.0.1", 0) as listener:
+        async with asyncio.timeout(20), serving(nothing, listener, settings):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            # The start of a TLS record, and then silence.
+            writer.write(b"\x16\x03\x01")
+            assert await reader.read() == b""
+            writer.close()
+
+
+async def test_who_never_ends_the_handshake_does_not_hold_up_the_end(certificates: Certificates) -> None:
+    settings = GatewaySettings(
+        tls_certificate=certificates.certificate, tls_key=certificates.key, header_seconds=60, drain_seconds=60
+    )
+    with listen("127.0.0.1", 0) as listener:
+        async with asyncio.timeout(20), serving(nothing, listener, settings):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(b"\x16\x03\x01")
+    writer.close()
+
+
 @pytest.mark.parametrize("wrong", ["missing", "not PEM", "another's key"])
 async def test_a_certificate_that_is_of_no_use_is_said_in_one_sentence(
     certificates: Certificates, tmp_path: Path, wrong: str
@@ -91,8 +118,6 @@ async def test_a_certificate_that_is_of_no_use_is_said_in_one_sentence(
     certificate = certificates.certificate if wrong == "another's key" else strange
     key = make_certificates(tmp_path).key if wrong == "another's key" else None
     settings = GatewaySettings(tls_certificate=certificate, tls_key=key)
-
-    async def nothing(_scope: object, _receive: object, _send: object) -> None: ...
 
     with listen("127.0.0.1", 0) as listener, pytest.raises(HeadraceError, match="Name PEM files"):
         async with serving(nothing, listener, settings):

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from gateway import answers
+from gateway.answers.jobs import JobList, JobRun, JobRunPage
 from tests.system.system import ROOT, System
 from tests.waiting import eventually
 
@@ -35,7 +35,7 @@ async def command(system: System, *arguments: str) -> tuple[int, str, str]:
 
 async def test_every_job_is_listed_with_its_schedule_and_runs_when_asked(system: System) -> None:
     _, found, _ = await ask(system, "GET", "/v1/jobs")
-    jobs = {one.name: one for one in answers.JobList.model_validate(found).items}
+    jobs = {one.name: one for one in JobList.model_validate(found).items}
 
     assert {name: (one.schedule, one.service, one.retries, one.backoff_seconds) for name, one in jobs.items()} == {
         "users_count": ("* * * * *", "auth", 2, 5),
@@ -59,11 +59,11 @@ async def test_every_job_is_listed_with_its_schedule_and_runs_when_asked(system:
         async def succeeded(path: str = headers["Location"]) -> bool:
             _, found, _ = await ask(system, "GET", path)
             assert found["outcome"] in ("queued", "running", "succeeded"), found
-            return bool(answers.JobRun.model_validate(found).outcome == "succeeded")
+            return bool(JobRun.model_validate(found).outcome == "succeeded")
 
         await eventually(succeeded, seconds=_DEADLINE_SECONDS)
         _, page, _ = await ask(system, "GET", f"/v1/jobs/{name}/runs?limit=1000")
-        runs = answers.JobRunPage.model_validate(page).items
+        runs = JobRunPage.model_validate(page).items
         assert [one.id for one in runs].count(run["id"]) == 1
 
 

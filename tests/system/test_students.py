@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from gateway.answers import AnalysisAnswer
+from gateway.answers.analytics import AnalysisAnswer
 from pipelines.students import students
 from producer.samples import sample
 from tests.system.system import ROOT, System
