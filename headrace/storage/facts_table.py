@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
-from headrace.document import Envelope, json_text, parse_time
+from headrace.document import Envelope, json_text, parse_time, rfc3339
 from headrace.errors import DocumentError, HeadraceError
 from headrace.fields import Field
 from headrace.pipeline import Pipeline
@@ -146,7 +146,10 @@ class FactsTable:
         columns = []
         for field, value in zip(self.pipeline.fields, self._values, strict=True):
             try:
-                columns.append(_json_array([value(fact.document) for fact in facts]))
+                values = [value(fact.document) for fact in facts]
+                if strange := set(map(type, values)) - _TAKEN.get(field.sql_type, _ANY):
+                    raise TypeError(f"{strange} in a column of type {field.sql_type}")
+                columns.append(_json_array(values))
             except (TypeError, ValueError, ArithmeticError) as error:
                 raise refused(f"{type(error).__name__}, field {field.path}") from error
         return columns
@@ -182,6 +185,16 @@ _LONG_NAMES: Final = {"timestamptz": "timestamp with time zone"}
 _TEXTS: Final = "json_array_elements_text"
 _ELEMENTS: Final = {"jsonb": "json_array_elements"}
 _CASTS: Final = {"text": "{}", "bytea": "decode({}, 'hex')", "jsonb": "nullif({}::jsonb, 'null')"}
+
+
+# Postgres would make a text of anything, and `true` of `yes`.
+_NULL: Final = type(None)
+_ANY: Final = frozenset({_NULL, bool, int, float, str, list, dict})
+_TAKEN: Final = {
+    "text": frozenset({_NULL, str}),
+    "bigint": frozenset({_NULL, int}),
+    "boolean": frozenset({_NULL, bool}),
+}
 
 
 def refused(why: str) -> DocumentError:
@@ -233,7 +246,7 @@ def _path_getter(parts: tuple[str, ...]) -> Callable[[Mapping[str, Any]], Any]:
 def _converter(field: Field) -> Callable[[Mapping[str, Any]], Any]:
     """Return a function from the stored form in JSON types to what Postgres reads as this column's type."""
     get = _path_getter(field.parts)
-    make: Callable[[Any], Any] | None = {"timestamptz": _zoned, "date": _day}.get(field.sql_type)
+    make: Callable[[Any], Any] | None = {"timestamptz": _moment, "date": _day}.get(field.sql_type)
     if make is None:
         return get
     known = make
@@ -245,9 +258,13 @@ def _converter(field: Field) -> Callable[[Mapping[str, Any]], Any]:
     return convert
 
 
-def _zoned(text: str) -> str:
-    """Return a time with its zone: without one it is UTC to us, to Postgres the session's."""
-    return text if text[-1:] == "Z" or text[-6:-5] in ("+", "-") else f"{text}Z"
+def _moment(text: str) -> str:
+    """Return a time in UTC; without a zone it is that already, where Postgres would take the session's.
+
+    Postgres also knows times that nobody could read from it again (of the year 10000), and fewer zones.
+    """
+    time = parse_time(text)
+    return rfc3339(time if time.tzinfo else time.replace(tzinfo=UTC))
 
 
 def _day(text: str) -> str:
