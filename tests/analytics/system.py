@@ -90,7 +90,10 @@ class System:
 
     async def drained(self, *stages: str) -> None:
         """Return when these stages, all by default, have settled everything."""
-        await eventually(self.lags, lambda lags: not any(lags[stage] for stage in stages or ALL_STAGES))
+        # Whole files may have come in, and the embedded servers are not quick everywhere.
+        await eventually(
+            self.lags, lambda lags: not any(lags[stage] for stage in stages or ALL_STAGES), seconds=4 * DEADLINE_SECONDS
+        )
 
     async def until(self, endpoint: str, expected: Any, **payload: Any) -> None:
         """Return when the service's answer holds all of `expected`, a subset of its fields.
