@@ -18,8 +18,7 @@ import msgspec
 from headrace.document import DeadLetter, json_text, parse_time, rfc3339
 
 if TYPE_CHECKING:
-    from headrace.storage.facts_table import Connection
-    from headrace.storage.postgres import Facts
+    from headrace.storage.pool import Connection, Database
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS dead_letters (
@@ -116,9 +115,9 @@ class NewAction:
     last: int
 
 
-async def record(facts: Facts, letters: Sequence[DeadLetter]) -> None:
+async def record(database: Database, letters: Sequence[DeadLetter]) -> None:
     """Index dead letters, each once."""
-    await facts.fetch(
+    await database.fetch(
         "INSERT INTO dead_letters (document_id, block, ordinal, stage, pipeline, code, reason, pointer, errors,"
         " attempts, sender, received_at, dead_at, body, sha256, replays)"
         " SELECT a, b, c, d, e, f, g, h, i::jsonb, j, k, l, m, n, o, p FROM unnest($1::uuid[], $2::uuid[],"
@@ -144,14 +143,14 @@ async def record(facts: Facts, letters: Sequence[DeadLetter]) -> None:
     )
 
 
-async def count(facts: Facts, selection: Selection) -> tuple[int, int]:
+async def count(database: Database, selection: Selection) -> tuple[int, int]:
     """Return how many dead letters are chosen, and the sequence of the last."""
-    [row] = await facts.fetch(_COUNT, *selection.arguments())
+    [row] = await database.fetch(_COUNT, *selection.arguments())
     return int(row["n"]), int(row["last"])
 
 
 async def read(
-    facts: Facts, selection: Selection, after: int, last: int, limit: int
+    database: Database, selection: Selection, after: int, last: int, limit: int
 ) -> tuple[list[asyncpg.Record], int | None]:
     """Return the next letters that are chosen, no more than memory can well hold, and the sequence they end at.
 
@@ -161,13 +160,15 @@ async def read(
     Returns:
         Where there are no more, None in place of a sequence.
     """
-    async with facts.transaction() as connection:
+    async with database.transaction() as connection:
         return await _portion(connection, selection, after, last, limit, _BODIES)
 
 
-async def begin(facts: Facts, action: NewAction, owner: str, lease_seconds: float, most_running: int) -> Row | None:
+async def begin(
+    database: Database, action: NewAction, owner: str, lease_seconds: float, most_running: int
+) -> Row | None:
     """Note an action and claim it; None where as many as may be are running."""
-    async with facts.transaction() as connection:
+    async with database.transaction() as connection:
         # One at a time, or two that begin together would both see room for one.
         await connection.execute("LOCK TABLE dead_actions IN SHARE ROW EXCLUSIVE MODE")
         running = await connection.fetchval("SELECT count(*) FROM dead_actions WHERE state = 'running'")
@@ -184,13 +185,13 @@ async def begin(facts: Facts, action: NewAction, owner: str, lease_seconds: floa
         )
 
 
-async def claim(facts: Facts, owner: str, lease_seconds: float) -> list[asyncpg.Record]:
+async def claim(database: Database, owner: str, lease_seconds: float) -> list[asyncpg.Record]:
     """Return running actions that nobody works on, now claimed by `owner`; a lease that ran out is nobody's."""
-    return await facts.fetch(_CLAIM, owner, lease_seconds, _CLAIMED_AT_ONCE)
+    return await database.fetch(_CLAIM, owner, lease_seconds, _CLAIMED_AT_ONCE)
 
 
-async def action(facts: Facts, action_id: UUID) -> asyncpg.Record | None:
-    found = await facts.fetch("SELECT * FROM dead_actions WHERE id = $1", action_id)
+async def action(database: Database, action_id: UUID) -> asyncpg.Record | None:
+    found = await database.fetch("SELECT * FROM dead_actions WHERE id = $1", action_id)
     return found[0] if found else None
 
 
@@ -276,16 +277,16 @@ async def mark_replaying(connection: Connection, action_id: UUID, blocks: Mappin
     )
 
 
-async def replaying(facts: Facts, action_id: UUID) -> list[asyncpg.Record]:
+async def replaying(database: Database, action_id: UUID) -> list[asyncpg.Record]:
     """Return the letters of an action whose block may or may not be on disk."""
-    return await facts.fetch(
+    return await database.fetch(
         "SELECT * FROM dead_letters WHERE action = $1 AND state = 'replaying' ORDER BY seq", action_id
     )
 
 
-async def mark_replayed(facts: Facts, action_id: UUID, blocks: Sequence[str]) -> int:
+async def mark_replayed(database: Database, action_id: UUID, blocks: Sequence[str]) -> int:
     """Note that these blocks are on disk; return how many letters nobody had noted so before."""
-    async with facts.transaction() as connection:
+    async with database.transaction() as connection:
         found = await connection.fetch(
             "UPDATE dead_letters SET state = 'replayed'"
             " WHERE action = $1 AND state = 'replaying' AND again = ANY($2::uuid[]) RETURNING seq",
@@ -308,16 +309,16 @@ async def advance(
     )
 
 
-async def end(facts: Facts, action_id: UUID, owner: str) -> None:
-    await facts.fetch(
+async def end(database: Database, action_id: UUID, owner: str) -> None:
+    await database.fetch(
         "UPDATE dead_actions SET state = 'done', ended_at = now(), problem = NULL WHERE id = $1 AND owner = $2",
         *(action_id, owner),
     )
 
 
-async def let_go(facts: Facts, action_id: UUID, owner: str, problem: str | None, after_seconds: float) -> None:
+async def let_go(database: Database, action_id: UUID, owner: str, problem: str | None, after_seconds: float) -> None:
     """Leave an action to whoever claims it next, in a while."""
-    await facts.fetch(
+    await database.fetch(
         "UPDATE dead_actions SET lease = now() + make_interval(secs => $4), problem = $3"
         " WHERE id = $1 AND owner = $2 AND state = 'running'",
         *(action_id, owner, problem, after_seconds),

@@ -12,7 +12,7 @@ from headrace.storage.pool import open_pool
 from headrace.storage.postgres import Facts
 
 if TYPE_CHECKING:
-    from headrace.storage.facts_table import Connection
+    from headrace.storage.pool import Connection
 
 # What stands in the first is found there before the tables of the same names that are served.
 _BOOKS: Final = "headrace_shadow"

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-import asyncpg
-
 from headrace.document import Envelope, json_text, parse_time, rfc3339
 from headrace.errors import DocumentError, HeadraceError
 from headrace.fields import Field
@@ -16,7 +14,7 @@ from headrace.pipeline import Pipeline
 from headrace.precedence import precedence as precedence_by
 
 if TYPE_CHECKING:
-    Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    from headrace.storage.pool import Connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from headrace.job import (
 from headrace.storage.pool import AWAY, away, open_pool
 
 if TYPE_CHECKING:
-    from headrace.storage.facts_table import Connection
+    from headrace.storage.pool import Connection
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS jobs (

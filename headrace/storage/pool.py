@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import asyncpg
 
@@ -12,6 +13,16 @@ from headrace.errors import UnavailableError
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
+    Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+
+
+class Database(Protocol):
+    """What runs statements, and tells what fails in them as `away` does."""
+
+    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]: ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]: ...
+
 
 # What is the server's fault, or the way's to it. A missing table or right is among it: an operator can mend it, and
 # nothing is dropped meanwhile.

@@ -22,7 +22,7 @@ from headrace.storage.redis import Projected
 from headrace.tally import Tally
 
 if TYPE_CHECKING:
-    from headrace.storage.facts_table import Connection
+    from headrace.storage.pool import Connection
 
 _SCHEMA: Final = """
 CREATE SCHEMA IF NOT EXISTS facts;

@@ -18,7 +18,7 @@ from workers.rebuild import rebuild_redis
 from workers.reconcile.findings import COUNTS, Finding
 
 if TYPE_CHECKING:
-    from headrace.storage.facts_table import Connection
+    from headrace.storage.pool import Connection
 
 _PORTION: Final = 5000
 # A commit is in Redis a moment later.
