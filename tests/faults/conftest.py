@@ -23,10 +23,12 @@ SEED = 11
 
 
 @pytest.fixture(scope="module")
-async def stack() -> AsyncIterator[Stack]:
+async def stack(request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
+    """The whole of it, with what the module says in SETTINGS besides."""
     with reachable_directory() as directory:
         workers = {stage: (stage,) for stage in STAGES}
         settings = {**QUICK, "HEADRACE_WORKERS__ACK_WAIT_SECONDS": "1", "HEADRACE_NATS__PUBLISH_TIMEOUT_SECONDS": "1"}
+        settings |= getattr(request.module, "SETTINGS", {})
         async with in_own_task(open_stack(directory, workers=workers, environment=settings)) as stack:
             yield stack
 
