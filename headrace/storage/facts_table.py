@@ -145,8 +145,9 @@ class FactsTable:
         for field, value in zip(self.pipeline.fields, self._values, strict=True):
             try:
                 values = [value(fact.document) for fact in facts]
-                if strange := set(map(type, values)) - _TAKEN.get(field.sql_type, _ANY):
-                    raise TypeError(f"{strange} in a column of type {field.sql_type}")
+                taken = _TAKEN.get(field.sql_type)
+                if taken is not None and not taken.issuperset(map(type, values)):
+                    raise TypeError(f"not {field.sql_type}")
                 columns.append(_json_array(values))
             except (TypeError, ValueError, ArithmeticError) as error:
                 raise refused(f"{type(error).__name__}, field {field.path}") from error
@@ -187,8 +188,7 @@ _CASTS: Final = {"text": "{}", "bytea": "decode({}, 'hex')", "jsonb": "nullif({}
 
 # Postgres would make a text of anything, and `true` of `yes`.
 _NULL: Final = type(None)
-_ANY: Final = frozenset({_NULL, bool, int, float, str, list, dict})
-_TAKEN: Final = {
+_TAKEN: Final[Mapping[str, frozenset[type]]] = {
     "text": frozenset({_NULL, str}),
     "bigint": frozenset({_NULL, int}),
     "boolean": frozenset({_NULL, bool}),

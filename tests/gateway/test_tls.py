@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import ssl
 import warnings
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -84,28 +86,28 @@ async def test_documents_come_in_over_tls_and_only_over_tls(
 async def nothing(_scope: object, _receive: object, _send: object) -> None: ...
 
 
-async def test_who_never_ends_the_handshake_is_dropped(certificates: Certificates) -> None:
+@contextlib.asynccontextmanager
+async def mute_client(certificates: Certificates, *, header_seconds: float) -> AsyncIterator[asyncio.StreamReader]:
+    """Serve somebody who begins a TLS record and says no more; at the end the server ends before the client."""
     settings = GatewaySettings(
-        tls_certificate=certificates.certificate, tls_key=certificates.key, header_seconds=0.2, body_seconds=60
+        tls_certificate=certificates.certificate, tls_key=certificates.key, header_seconds=header_seconds
     )
     with listen("127.0.0.1", 0) as listener:
-        async with asyncio.timeout(20), serving(nothing, listener, settings):
+        async with serving(nothing, listener, settings):
             reader, writer = await asyncio.open_connection(*listener.getsockname())
-            # The start of a TLS record, and then silence.
             writer.write(b"\x16\x03\x01")
-            assert await reader.read() == b""
-            writer.close()
+            yield reader
+    writer.close()
+
+
+async def test_who_never_ends_the_handshake_is_dropped(certificates: Certificates) -> None:
+    async with asyncio.timeout(20), mute_client(certificates, header_seconds=0.2) as reader:
+        assert await reader.read() == b""
 
 
 async def test_who_never_ends_the_handshake_does_not_hold_up_the_end(certificates: Certificates) -> None:
-    settings = GatewaySettings(
-        tls_certificate=certificates.certificate, tls_key=certificates.key, header_seconds=60, drain_seconds=60
-    )
-    with listen("127.0.0.1", 0) as listener:
-        async with asyncio.timeout(20), serving(nothing, listener, settings):
-            _, writer = await asyncio.open_connection(*listener.getsockname())
-            writer.write(b"\x16\x03\x01")
-    writer.close()
+    async with asyncio.timeout(20), mute_client(certificates, header_seconds=60):
+        pass
 
 
 @pytest.mark.parametrize("wrong", ["missing", "not PEM", "another's key"])
