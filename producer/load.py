@@ -498,7 +498,7 @@ def _join(target: Path, parts: Iterable[Path]) -> None:
 def client_limits(totals: Totals, processes: int) -> list[str]:
     """Return why the client itself may have been the limit; empty when it was not. Pure."""
     limits = []
-    if len(totals.last) < processes or "client_died" in totals.failed:
+    if len(totals.ended) < processes:
         limits.append("A client process died during the run.")
     counts = totals.counts
     if counts.late_requests > _LATE_SHARE * max(1, counts.requests):

@@ -154,6 +154,7 @@ class Totals:
         self.failed: Counter[str] = Counter()
         self.latencies = {name: Histogram() for name in LATENCIES}
         self.last: dict[int, Interval] = {}  # of each sender, while it was sending
+        self.ended: set[int] = set()  # senders whose final report is here: the others are at work, or died
         self._seconds: dict[int, Second] = {}
         # Of the latest seconds only: a histogram takes 140 kB, and nobody reports on a second that is long gone.
         self._recent: dict[int, Histogram] = {}
@@ -168,6 +169,8 @@ class Totals:
             self.latencies[name].add_encoded(encoded)
         if interval.sending:
             self.last[interval.sender] = interval
+        if interval.final:
+            self.ended.add(interval.sender)
         self._add_second(interval)
 
     def _add_second(self, interval: Interval) -> None:

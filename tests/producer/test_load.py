@@ -219,15 +219,18 @@ async def test_a_client_process_that_dies_leaves_no_document_without_outcome(mon
 
     monkeypatch.setattr(producer.load, "_process", remember)
 
+    stop = asyncio.Event()
+
     def kill_after_first_report(progress: Progress) -> None:
-        if progress.phase == "send" and started[0].returncode is None:
+        if progress.phase == "send" and not stop.is_set():
             started[0].kill()
+            stop.set()  # the other one, so that the run is over; this one is beyond hearing it
 
     async with stand_in() as server:
         config = LoadConfig(
-            server.headrace, PIPELINE, duration_seconds=2, bodies=THINGS, concurrency=4, processes=2, settle_seconds=0
+            server.headrace, PIPELINE, duration_seconds=600, bodies=THINGS, concurrency=4, processes=2, settle_seconds=0
         )
-        result = await run(config, watch=kill_after_first_report)
+        result = await run(config, watch=kill_after_first_report, stop=stop)
 
     assert_every_document_has_one_outcome(result)
     assert result.client_limited
@@ -283,9 +286,9 @@ async def test_a_pipeline_that_is_not_there_and_a_gateway_that_is_away_are_told_
     assert unknown.value.code == "unknown_pipeline"
 
 
-def totals(counts: Counts, *, cpu_seconds: float = 1.0, starved_seconds: float = 0.0) -> Totals:
+def totals(counts: Counts, *, cpu_seconds: float = 1.0, starved_seconds: float = 0.0, final: bool = True) -> Totals:
     found = Totals()
-    found.add(Interval(0, 10.0, counts, {}, {}, {}, cpu_seconds, starved_seconds))
+    found.add(Interval(0, 10.0, counts, {}, {}, {}, cpu_seconds, starved_seconds, final=final))
     return found
 
 
@@ -298,6 +301,8 @@ def totals(counts: Counts, *, cpu_seconds: float = 1.0, starved_seconds: float =
         (totals(Counts(requests=1000), cpu_seconds=9.6), 1, "used 96% of a CPU"),
         (totals(Counts(requests=1000), cpu_seconds=5, starved_seconds=4.7), 1, "no CPU left"),
         (totals(Counts(requests=1000)), 2, "died"),
+        # All it had sent was answered, so that no document tells of its death.
+        (totals(Counts(requests=1000, sent=1000, accepted=1000), final=False), 1, "died"),
         # A slow server is not the client's doing.
         (totals(Counts(requests=1000, waited_requests=900)), 1, None),
     ],
