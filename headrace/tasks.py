@@ -1,8 +1,9 @@
-"""Ends background tasks for certain."""
+"""What asyncio has no words for: to end tasks for certain, and to do a thing once for all who ask."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 _ASK_AGAIN_SECONDS = 0.2
@@ -19,3 +20,18 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=_ASK_AGAIN_SECONDS)
+
+
+class Once:
+    """Awaited by many, does a thing for all of them: until it has worked, each who waits tries it again in turn."""
+
+    def __init__(self, do: Callable[[], Awaitable[None]]) -> None:
+        self._do = do
+        self._turn = asyncio.Lock()
+        self._done = False
+
+    async def __call__(self) -> None:
+        async with self._turn:
+            if not self._done:
+                await self._do()
+                self._done = True

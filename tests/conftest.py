@@ -35,6 +35,20 @@ _DISK_BYTES: Final = 256 << 20
 # A shell's background jobs ignore it, as does all that they start; some tests press Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What a test has left connected would go on working in the next one's database, or keep it from being emptied.
+_EMPTY: Final = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid();
+DO $$
+DECLARE name text;
+BEGIN
+    FOR name IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', name);
+    END LOOP;
+END $$;
+CREATE SCHEMA public;
+"""
+
 # Their files take longest, and many have few tests: begun last, each would be waited for alone.
 _LONGEST: Final = ("system", "faults", "embedded", "workers")
 
@@ -94,40 +108,51 @@ async def own_servers() -> AsyncIterator[Servers]:
             yield servers
 
 
+@pytest.fixture(scope="session")
+def empty_databases() -> list[str]:
+    """Postgres databases of earlier tests, emptied: to make one takes longer than many a test."""
+    return []
+
+
 @pytest.fixture
-async def settings(servers: Servers) -> AsyncIterator[Settings]:
+async def database(servers: Servers, empty_databases: list[str]) -> AsyncIterator[str]:
+    """A database of Postgres of the test's own, with nothing in it."""
+    if empty_databases:
+        name = empty_databases.pop()
+    else:
+        name = f"t{secrets.token_hex(5)}"
+        await _on_postgres(servers.postgres_url, f'CREATE DATABASE "{name}"')
+    yield name
+    await _on_postgres(_with_database(servers.postgres_url, name), _EMPTY)
+    empty_databases.append(name)
+
+
+@pytest.fixture
+async def settings(servers: Servers, database: str) -> AsyncIterator[Settings]:
     """Settings of a Headrace of the test's own: namespace, Postgres and MongoDB databases; all removed afterwards."""
     name = f"t{secrets.token_hex(5)}"
     settings = Settings(
         nats_url=SecretStr(servers.nats_url),
         mongo_url=SecretStr(_with_database(servers.mongo_url, name)),
-        postgres_url=SecretStr(_with_database(servers.postgres_url, name)),
+        postgres_url=SecretStr(_with_database(servers.postgres_url, database)),
         redis_url=SecretStr(servers.redis_url),
         namespace=name,
         streams=SMALL_STREAMS,
         # A test that is about jobs runs those that it means.
         jobs=JobSettings(enabled=False),
     )
-    await _on_postgres(servers, f'CREATE DATABASE "{name}"')
-    try:
-        yield settings
-    finally:
-        await asyncio.gather(
-            _on_postgres(servers, f'DROP DATABASE "{name}" WITH (FORCE)'),
-            _forget_streams(servers, name),
-            _forget_documents(servers, name),
-            _forget_keys(servers, name),
-        )
+    yield settings
+    await asyncio.gather(_forget_streams(servers, name), _forget_documents(servers, name), _forget_keys(servers, name))
 
 
 def _with_database(url: str, name: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
-async def _on_postgres(servers: Servers, statement: str) -> None:
-    connection = await asyncpg.connect(servers.postgres_url)
+async def _on_postgres(url: str, statements: str) -> None:
+    connection = await asyncpg.connect(url)
     try:
-        await connection.execute(statement)
+        await connection.execute(statements)
     finally:
         await connection.close()
 
