@@ -6,6 +6,8 @@ TESTERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+# What is imported is compiled then; to compile every module of every package takes as long as the rest of an installation.
+INSTALL := $(PIP) install --no-compile
 INSTALLED := $(VENV)/.installed
 ANALYSIS := $(VENV)/.analysis
 DEVELOP := $(VENV)/.develop
@@ -99,18 +101,18 @@ $(BIN)/python:
 
 # The build backend comes from build.txt by hash too, so pip fetches nothing that is not pinned.
 $(INSTALLED): requirements/build.txt requirements/embedded.txt pyproject.toml | $(BIN)/python
-	$(PIP) install --require-hashes -r requirements/build.txt -r requirements/embedded.txt
-	$(PIP) install --no-deps --no-build-isolation --no-index --editable .
+	$(INSTALL) --require-hashes -r requirements/build.txt -r requirements/embedded.txt
+	$(INSTALL) --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
 $(ANALYSIS): requirements/analysis.txt $(INSTALLED)
-	$(PIP) install --require-hashes -r $<
+	$(INSTALL) --require-hashes -r $<
 	@touch $@
 
 $(DEVELOP): requirements/dev.txt $(ANALYSIS)
-	$(PIP) install --require-hashes -r $<
+	$(INSTALL) --require-hashes -r $<
 	@touch $@
 
 $(BENCHED): requirements/bench.txt $(DEVELOP)
-	$(PIP) install --require-hashes -r $<
+	$(INSTALL) --require-hashes -r $<
 	@touch $@
