@@ -51,7 +51,7 @@ class RequestHeaders:
         )
 
 
-def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> RequestHeaders:
+def read_headers(raw: Iterable[tuple[bytes, bytes]] | Mapping[bytes, bytes]) -> RequestHeaders:
     """Return what the headers say.
 
     Raises:

@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import msgspec
@@ -53,14 +53,9 @@ _REMEMBERED_KEYS: Final = 100_000
 
 @dataclass(slots=True)
 class Begun:
-    """A document that waits for the disk.
-
-    Attributes:
-        done: done once it is on disk, or with why it is not.
-    """
+    """A document that waits for the disk."""
 
     document_id: str
-    done: asyncio.Future[None]
     pipeline: str
     incoming: Incoming
     started: float = field(default_factory=time.perf_counter)
@@ -149,33 +144,38 @@ class Ingest:
             return await self._accept_bulk(pipeline, principal, found, headers, request_id)
         return await self._accept_one(pipeline, principal, found[0], headers)
 
-    def begin(self, name: str, headers: RequestHeaders, body: bytes) -> Begun | None:
+    def begin(
+        self, name: str, headers: RequestHeaders, body: bytes, then: Callable[[Begun, BaseException | None], None]
+    ) -> bool:
         """Begin to accept one document where nothing has to be waited for but the disk.
 
-        None where there is anything else to do or to say: then nothing has happened, and `accept` does and says it.
+        False where there is anything else to do or to say: then nothing has happened, and `accept` does and says it.
+
+        Args:
+            then: called once the document is on disk, or with why it is not.
         """
         door = self._door
         pipeline = door.pipelines.get(name)
         if pipeline is None or headers.authorization is None or not headers.plain or body[:1] != b"{":
-            return None
+            return False
         principal = door.authenticator.cached(headers.authorization)
         if principal is None or not principal.may("documents:write", name):
-            return None
+            return False
         incoming = Incoming(body, headers.key)
         try:
             door.committer.require_room()
             door.admission.admit()
             found, line = self._envelop(pipeline, principal, incoming, now())
             if line is None:
-                return None
+                return False
             door.admission.spend(principal.subject, 1)
-            return Begun(found, door.committer.join(name, line), name, incoming)
+            door.committer.join(name, line, partial(then, Begun(found, name, incoming)))
         except Exception:  # `accept` meets it again, and answers
-            return None
+            return False
+        return True
 
-    def end(self, begun: Begun, request_id: str) -> Answer:
-        """Return the answer to what was begun, once its future is done."""
-        error = begun.done.exception()
+    def end(self, begun: Begun, error: BaseException | None, request_id: str) -> Answer:
+        """Return the answer to what was begun, from what is known of it now."""
         if error is None:
             if begun.incoming.key is not None:
                 self._keys.remember(begun.document_id, begun.incoming.data)

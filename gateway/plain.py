@@ -7,8 +7,8 @@ handed to uvicorn and `Ingest.accept` as if nothing had happened, so no rule sta
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -58,6 +58,8 @@ class PlainPosts(Connection):
         self._plain: RequestHeaders | None = None
         self._body = b""
         self._given: list[tuple[bytes, bytes]] = []
+        self._defaults: list[tuple[bytes, bytes]] | None = None
+        self._lines = b""
 
     def on_message_begin(self) -> None:
         # What uvicorn does besides, it does in `_hand_over` where it is needed.
@@ -92,15 +94,14 @@ class PlainPosts(Connection):
             super().on_message_complete()
             return
         headers, self._plain = self._plain, None
-        begun = self._ingest.begin(self.url[len(_PREFIX) :].decode("latin-1"), headers, self._body)
-        if begun is None:
+        turn = _Turn()
+        name = self.url[len(_PREFIX) :].decode("latin-1")
+        if self._ingest.begin(name, headers, self._body, partial(self._answer, turn, headers.request_id)):
+            self.owes_body_since = None
+            self.cycle = turn  # type: ignore[assignment]
+        else:
             self._hand_over()
             super().on_message_complete()
-        else:
-            self.owes_body_since = None
-            turn = _Turn()
-            self.cycle = turn  # type: ignore[assignment]
-            begun.done.add_done_callback(functools.partial(self._answer, turn, begun, headers))
         self._body = b""
 
     def _plain_headers(self) -> RequestHeaders | None:
@@ -111,10 +112,11 @@ class PlainPosts(Connection):
             return None
         if not self.parser.should_keep_alive() or self.parser.get_http_version() != "1.1":
             return None
-        if not _NOT_PLAIN.isdisjoint(dict(self._given)):
+        given = dict(self._given)
+        if not _NOT_PLAIN.isdisjoint(given):
             return None
         try:
-            headers = read_headers(self._given)
+            headers = read_headers(given)
         except RequestError:
             return None
         return headers if headers.length is not None and headers.length <= self._max_bytes else None
@@ -129,21 +131,21 @@ class PlainPosts(Connection):
         if self._body:
             super().on_body(self._body)
 
-    def _answer(self, turn: _Turn, begun: Begun, headers: RequestHeaders, _done: object) -> None:
-        request_id = request_id_of(headers.request_id)
+    def _answer(self, turn: _Turn, wanted_id: bytes | None, begun: Begun, error: BaseException | None) -> None:
+        request_id = request_id_of(wanted_id)
         # Also where nobody is there any more: it is on disk, and counts.
-        status, body, more = self._ingest.end(begun, request_id)
+        status, body, more = self._ingest.end(begun, error, request_id)
         turn.response_complete = True
-        if turn.disconnected or self.transport.is_closing():
+        if turn.disconnected or self.wire.is_closing():
             return
         closes = self._ingest.draining or not turn.keep_alive
-        head = b"".join([b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *more)])
         # At once and whole, so there is nothing to join.
         self.wire.write(
-            b"%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
+            b"%b%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
             % (
                 STATUS_LINE[status],
-                head,
+                self._default_lines(),
+                b"".join([b"%b: %b\r\n" % header for header in more]),
                 LINES,
                 len(body),
                 request_id.encode(),
@@ -155,7 +157,14 @@ class PlainPosts(Connection):
             self.transport.close()
         self.answered()
 
+    def _default_lines(self) -> bytes:
+        """Return uvicorn's own headers as they are written; it makes a new list of them each second, for the date."""
+        given = self.server_state.default_headers
+        if given is not self._defaults:
+            self._defaults, self._lines = given, b"".join([b"%b: %b\r\n" % header for header in given])
+        return self._lines
+
 
 def plain_posts(ingest: Ingest, limits: GatewaySettings) -> Callable[..., PlainPosts]:
     """Return what makes the connections of a server (`serving`)."""
-    return functools.partial(PlainPosts, ingest=ingest, max_bytes=limits.body_max_bytes)
+    return partial(PlainPosts, ingest=ingest, max_bytes=limits.body_max_bytes)

@@ -129,7 +129,7 @@ class Connection(HttpToolsProtocol):
 
     def answered(self) -> None:
         """Go on to the next request, or wait for one; a sweep costs less than uvicorn's timer for each request."""
-        if self.pipeline or self.transport.is_closing():
+        if self.pipeline or self.wire.is_closing():
             self.on_response_complete()
         else:
             self.server_state.total_requests += 1

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode
 
 from headrace.errors import FieldError
 from headrace.pipeline import Pipeline
@@ -76,10 +79,16 @@ def described(pipeline: Pipeline) -> SchemaVersion:
         registered_at="",
         mode="entity" if pipeline.entity else "event",
         key=list(pipeline.key),
-        accepts=pipeline.accepts.model_json_schema(mode="validation"),
-        yields=pipeline.yields.model_json_schema(mode="serialization"),
+        accepts=_json_schema(pipeline.accepts, "validation"),
+        yields=_json_schema(pipeline.yields, "serialization"),
         fields={field.path: field.sql_type for field in pipeline.fields},
     )
+
+
+# Pydantic makes it anew each time, of dozens of parts.
+@lru_cache(maxsize=256)
+def _json_schema(model: type[BaseModel], mode: JsonSchemaMode) -> dict[str, Any]:
+    return model.model_json_schema(mode=mode)
 
 
 def breaks(old: SchemaVersion, new: SchemaVersion) -> list[FieldError]:

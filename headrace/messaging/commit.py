@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from headrace import failpoints, telemetry
 from headrace.document import Block, new_id, parts
@@ -19,13 +20,18 @@ from headrace.settings import BlockSettings
 from headrace.tally import accepted
 from headrace.topology import Topology
 
+log = telemetry.logger(__name__)
+
+# Is told that an envelope is on disk, or why it is not.
+Told = Callable[[BaseException | None], None]
+
 
 @dataclass
 class _Lane:
     """The documents of one pipeline that wait for the next block."""
 
     lines: list[bytes] = field(default_factory=list)
-    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    waiting: list[Told] = field(default_factory=list)
     running: asyncio.Task[None] | None = None
 
 
@@ -84,24 +90,28 @@ class Committer:
             UnavailableError: as `Publisher.publish`, or `overloaded`.
         """
         # The lane lets it leave: who stops waiting does not take its line out of memory.
-        await self.join(pipeline, line)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.join(pipeline, line, partial(_settle, done))
+        await done
 
-    def join(self, pipeline: str, line: bytes) -> asyncio.Future[None]:
-        """Let an envelope join the pipeline's next block; the future is done once it is on disk.
+    def join(self, pipeline: str, line: bytes, told: Told) -> None:
+        """Let an envelope join the pipeline's next block.
+
+        Args:
+            told: called once it is on disk, or with what `Publisher.publish` raises. Not a future, which would take
+                a turn of the loop for each envelope of a block.
 
         Raises:
-            UnavailableError: `overloaded`, at once; later the future has what `Publisher.publish` raises.
+            UnavailableError: `overloaded`; nobody is told of that again.
         """
         self._enter(1, len(line))
         lane = self._lanes.get(pipeline)
         if lane is None:
             lane = self._lanes[pipeline] = _Lane()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         lane.lines.append(line)
-        lane.waiting.append(done)
+        lane.waiting.append(told)
         if lane.running is None:
             lane.running = asyncio.create_task(self._run(pipeline, lane))
-        return done
 
     async def commit_many(self, pipeline: str, lines: Sequence[bytes]) -> None:
         """Return once all these envelopes are on disk, in as few blocks as the limits allow.
@@ -129,7 +139,7 @@ class Committer:
                 publishing, waiting = self._begin(pipeline, lane)
                 while waiting:
                     await asyncio.wait([publishing])
-                    written, told = publishing, waiting
+                    written, answered = publishing, waiting
                     waiting = []
                     if lane.lines:
                         # What has gathered goes to the disk before anybody is answered, so that the disk need not wait
@@ -137,11 +147,11 @@ class Committer:
                         publishing, waiting = self._begin(pipeline, lane)
                         await asyncio.sleep(0)
                         await asyncio.sleep(0)
-                    _tell(told, written.exception())
+                    _tell(answered, written.exception())
         finally:
             lane.running = None
 
-    def _begin(self, pipeline: str, lane: _Lane) -> tuple[asyncio.Task[None], list[asyncio.Future[None]]]:
+    def _begin(self, pipeline: str, lane: _Lane) -> tuple[asyncio.Task[None], list[Told]]:
         """Begin to publish the next block of what has gathered; return that, and who waits for it."""
         count = len(next(self._parts(lane.lines)))
         lines, lane.lines = lane.lines[:count], lane.lines[count:]
@@ -198,12 +208,19 @@ def _of_many(failures: Sequence[BaseException], blocks: int) -> BaseException:
     )
 
 
-def _tell(waiting: Sequence[asyncio.Future[None]], failure: BaseException | None) -> None:
-    """Let everybody go on who waited for a block."""
-    for done in waiting:
-        if done.done():
-            continue
-        if failure is None:
-            done.set_result(None)
-        else:
-            done.set_exception(failure)
+def _tell(waiting: Sequence[Told], failure: BaseException | None) -> None:
+    """Tell everybody who waited for a block; one who fails at it keeps it from nobody."""
+    for told in waiting:
+        try:
+            told(failure)
+        except Exception:
+            log.exception("answer_failed")
+
+
+def _settle(done: asyncio.Future[None], failure: BaseException | None) -> None:
+    if done.done():  # cancelled
+        return
+    if failure is None:
+        done.set_result(None)
+    else:
+        done.set_exception(failure)

@@ -226,10 +226,20 @@ async def test_secrets_are_readable_by_us_only(servers: Servers) -> None:
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in holding)
 
 
-async def test_each_test_has_a_database_of_its_own(settings: Settings, servers: Servers) -> None:
-    connection = await asyncpg.connect(settings.postgres_url.get_secret_value())
-    name = await connection.fetchval("SELECT current_database()")
-    await connection.close()
+@pytest.mark.parametrize("turn", ["first", "second"])
+async def test_each_test_has_an_empty_database_of_its_own(settings: Settings, servers: Servers, turn: str) -> None:
+    url = settings.postgres_url.get_secret_value()
+    connection = await asyncpg.connect(url)
+    try:
+        name = await connection.fetchval("SELECT current_database()")
+        tables = await connection.fetch(
+            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+        )
+        # The second would find them, were what the first one leaves not removed.
+        await connection.execute(f"CREATE TABLE {turn} (one text); CREATE SCHEMA facts; CREATE TABLE facts.{turn} ()")
+    finally:
+        await connection.close()
 
-    assert name == settings.namespace
-    assert name not in servers.postgres_url
+    assert url.endswith(f"/{name}")
+    assert url != servers.postgres_url
+    assert tables == []

@@ -90,17 +90,34 @@ async def test_what_has_gathered_goes_to_the_disk_before_anybody_of_the_block_be
 ) -> None:
     commits = committer(held, topology)
     blocks_when_answered: list[int] = []
-    first = commits.join("things", line())
-    first.add_done_callback(lambda _: blocks_when_answered.append(len(held.blocks)))
+    commits.join("things", line(), lambda _: blocks_when_answered.append(len(held.blocks)))
     await held.received(1)
-    second = commits.join("things", line())
+    second = waiting(commits, [line()])
     held.answers[0].set_result(PubAck())
-    await first
+    await held.received(2)
+    held.answers[1].set_result(PubAck())
+    await asyncio.gather(*second)
 
     assert blocks_when_answered == [2]
-    held.answers[1].set_result(PubAck())
-    await second
     assert commits.in_flight == 0
+
+
+async def test_who_fails_at_being_told_keeps_it_from_nobody(held: Held, topology: Topology) -> None:
+    def fail(_: BaseException | None) -> None:
+        raise ValueError("the connection is gone")
+
+    commits = committer(held, topology)
+    commits.join("things", line(), fail)
+    others = waiting(commits, [line() for _ in range(3)])
+    await held.received(1)
+    held.answers[0].set_result(PubAck())
+    await asyncio.gather(*others)
+    later = waiting(commits, [line()])
+    await held.received(2)
+    held.answers[1].set_result(PubAck())
+    await asyncio.gather(*later)
+
+    assert [len(block) for block in held.blocks] == [4, 1]
 
 
 async def test_while_one_block_is_on_its_way_the_next_gathers(held: Held, topology: Topology) -> None:
