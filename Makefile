@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 # Tests run in so many processes, each with servers of its own: much of a test is waiting for a server.
-TESTERS ?= 3
+TESTERS ?= 4
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
