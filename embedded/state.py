@@ -8,6 +8,7 @@ import os
 import random
 import secrets
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ LOOPBACK = "127.0.0.1"
 # Below every system's ephemeral range: there a client that knocks while its server
 # is down can be given the server's own port, and would connect to itself.
 _PORTS = range(20_000, 32_000)
+# By port: what keeps other processes of ours off it while its server has not begun to listen.
+_claims: dict[int, socket.socket] = {}
 
 
 class _Remembered(msgspec.Struct):
@@ -33,6 +36,7 @@ class State:
     def __init__(self, directory: Path, remembered: _Remembered) -> None:
         self.directory = directory
         self._remembered = remembered
+        self._claimed: dict[str, int] = {}
 
     @property
     def id(self) -> str:
@@ -41,12 +45,20 @@ class State:
 
     def port(self, name: str) -> int:
         """Return the loopback port used last time under this name if it is free, else a free one."""
+        if name in self._claimed:
+            return self._claimed[name]
         ports = self._remembered.ports
-        if name not in ports or not port_is_free(ports[name]):
+        if name not in ports or not port_is_free(ports[name]) or not _claim(ports[name]):
             taken = {port for other, port in ports.items() if other != name}
             ports[name] = free_port(taken)
             self._save()
+        self._claimed[name] = ports[name]
         return ports[name]
+
+    def close(self) -> None:
+        """Let others have the ports, once our servers have ended."""
+        for port in self._claimed.values():
+            _claims.pop(port).close()
 
     def secret(self, name: str) -> str:
         """Return the secret kept under this name, made at the first call."""
@@ -100,7 +112,11 @@ def open_state(directory: Path) -> Iterator[State]:
             ) from error
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        yield State(directory, _read(directory / "state.json"))
+        state = State(directory, _read(directory / "state.json"))
+        try:
+            yield state
+        finally:
+            state.close()
     finally:
         os.close(lock)
 
@@ -118,15 +134,34 @@ def port_is_free(port: int, host: str = LOOPBACK) -> bool:
 
 
 def free_port(taken: set[int] | frozenset[int] = frozenset(), host: str = LOOPBACK) -> int:
-    """Return a port that nobody listens on, outside the ephemeral range.
+    """Return a port that nobody listens on, outside the ephemeral range, and that is given to nobody else meanwhile.
 
     Raises:
         EmbeddedError: none was found.
     """
     for port in random.sample(_PORTS, 200):
-        if port not in taken and port_is_free(port, host):
+        if port not in taken and port_is_free(port, host) and _claim(port):
             return port
     raise EmbeddedError(f"No free port between {_PORTS.start} and {_PORTS.stop}.")
+
+
+def _claim(port: int) -> bool:
+    """Keep a port from others who look for a free one; return False where it is kept from us.
+
+    Seconds pass until its server listens, and of several first starts at once two would choose the same, now and then.
+    """
+    if port in _claims:
+        return False
+    claim = socket.socket(socket.AF_UNIX)
+    if sys.platform == "linux":
+        try:
+            # In the abstract namespace, so that it goes with us, however we end.
+            claim.bind(f"\0headrace-port-{port}")
+        except OSError:
+            claim.close()
+            return False
+    _claims[port] = claim
+    return True
 
 
 def write_private(path: Path, content: bytes) -> None:
