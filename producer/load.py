@@ -233,6 +233,8 @@ async def run(config: LoadConfig, *, watch: Watch | None = None, stop: asyncio.E
         info = await api.pipeline(config.pipeline)
         server_version = await api.version()
         notes: list[str] = []
+        # They import while the documents are read.
+        processes = [await stack.enter_async_context(_process()) for _ in range(_most_senders(config))]
         pool = write_documents(folder, _documents(config, info, notes))
         if not pool:
             raise ValueError("there are no documents to send")
@@ -240,7 +242,7 @@ async def run(config: LoadConfig, *, watch: Watch | None = None, stop: asyncio.E
         before = await _books(api, config.pipeline, notes)
         plans = _plans(config, pool, folder)
         started_at = datetime.now(UTC)
-        go_at = await _send(config, plans, totals, see, stop)
+        go_at = await _send(config, plans, processes, totals, see, stop)
         totals.fail_unanswered("client_died")
         if config.refused_file:
             _join(config.refused_file, _parts(folder, "refused"))
@@ -365,7 +367,7 @@ def _plans(config: LoadConfig, pool: int, folder: Path) -> list[Plan]:
     if config.rate is not None:
         arrivals = schedule(config.rate, requests=requests, duration_seconds=duration)
         requests, duration = arrivals.requests, arrivals.duration_seconds
-    senders = min(_processes(config), config.connections, requests or config.connections)
+    senders = min(_most_senders(config), requests or config.connections)
     small = requests is not None and requests < _SMALL_RUN
     run_id = uuid.uuid4().hex[:16]
     return [
@@ -393,6 +395,10 @@ def _plans(config: LoadConfig, pool: int, folder: Path) -> list[Plan]:
     ]
 
 
+def _most_senders(config: LoadConfig) -> int:
+    return min(_processes(config), config.connections)
+
+
 def _processes(config: LoadConfig) -> int:
     if config.processes is not None:
         return config.processes
@@ -405,51 +411,62 @@ def _processes(config: LoadConfig) -> int:
 
 
 async def _send(
-    config: LoadConfig, plans: Sequence[Plan], totals: Totals, see: Watch, stop: asyncio.Event | None
+    config: LoadConfig,
+    plans: Sequence[Plan],
+    started: Sequence[asyncio.subprocess.Process],
+    totals: Totals,
+    see: Watch,
+    stop: asyncio.Event | None,
 ) -> float:
-    """Run the client processes until all have sent their share; add what they report to `totals`.
+    """Give each client process its plan, and follow them until all have sent their share.
+
+    Args:
+        started: at least as many as there are plans.
+        totals: gets what they report.
 
     Returns:
         When they were told to begin, by `time.monotonic`.
     """
-    async with AsyncExitStack() as stack:
-        processes = await asyncio.gather(*(stack.enter_async_context(_process(plan)) for plan in plans))
-        # Imports take their time; nobody starts before all are there.
-        async with asyncio.timeout(_START_SECONDS):
-            ready = await asyncio.gather(*(_stdout(process).readline() for process in processes))
-        if not all(ready):
-            raise RuntimeError("a client process ended before it began; its words are above")
-        started_at = time.monotonic()
+    processes = started[: len(plans)]
+    for process, plan in zip(processes, plans, strict=True):
+        # By stdin, for it holds the token.
+        _tell(process, msgspec.json.encode(plan) + b"\n")
+    # Imports take their time; nobody starts before all are there.
+    async with asyncio.timeout(_START_SECONDS):
+        ready = await asyncio.gather(*(_stdout(process).readline() for process in processes))
+    if not all(ready):
+        raise RuntimeError("a client process ended before it began; its words are above")
+    started_at = time.monotonic()
+    for process in processes:
+        _tell(process, b"go\n")
+
+    async def follow(process: asyncio.subprocess.Process) -> None:
+        while line := await _stdout(process).readline():
+            interval = msgspec.json.decode(line, type=Interval)
+            totals.add(interval)
+            phase = "send" if interval.sending else "sample"
+            see(Progress(config, phase, totals, time.monotonic() - started_at))
+
+    async def stop_early() -> None:
+        assert stop is not None
+        await stop.wait()
         for process in processes:
-            _tell(process, b"go\n")
+            _tell(process, b"stop\n")
 
-        async def follow(process: asyncio.subprocess.Process) -> None:
-            while line := await _stdout(process).readline():
-                interval = msgspec.json.decode(line, type=Interval)
-                totals.add(interval)
-                phase = "send" if interval.sending else "sample"
-                see(Progress(config, phase, totals, time.monotonic() - started_at))
-
-        async def stop_early() -> None:
-            assert stop is not None
-            await stop.wait()
+    stopping = asyncio.create_task(stop_early()) if stop else None
+    try:
+        async with asyncio.TaskGroup() as followers:
             for process in processes:
-                _tell(process, b"stop\n")
-
-        stopping = asyncio.create_task(stop_early()) if stop else None
-        try:
-            async with asyncio.TaskGroup() as followers:
-                for process in processes:
-                    followers.create_task(follow(process))
-        finally:
-            if stopping:
-                stopping.cancel()
+                followers.create_task(follow(process))
+    finally:
+        if stopping:
+            stopping.cancel()
     return started_at
 
 
 @asynccontextmanager
-async def _process(plan: Plan) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Start a client process and give it its plan, by stdin, for it holds the token."""
+async def _process() -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start a client process, which waits for its plan."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -460,10 +477,11 @@ async def _process(plan: Plan) -> AsyncIterator[asyncio.subprocess.Process]:
         cwd=_ROOT,
     )
     try:
-        _tell(process, msgspec.json.encode(plan) + b"\n")
         yield process
     finally:
         if process.returncode is None:
+            assert process.stdin is not None
+            process.stdin.close()
             try:
                 async with asyncio.timeout(2):
                     await process.wait()

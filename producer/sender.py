@@ -2,7 +2,7 @@
 
     python -m producer.sender
 
-It reads one line on stdin, the plan, and starts at the next, `go`. It ends when its share is
+It reads one line on stdin, the plan, and starts at the next, `go`; without a plan it ends. It ends when its share is
 sent, or at `stop` or the end of stdin, so that it never outlives the run. A process of its own
 since one Python process may be slower than the server it measures.
 """
@@ -258,11 +258,14 @@ def starved_seconds() -> float:
 
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
-    commands = asyncio.StreamReader(limit=1 << 22)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    plan = msgspec.json.decode(await commands.readline(), type=Plan)
     # Ctrl-C reaches the whole process group; the parent tells us when to stop.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
+    commands = asyncio.StreamReader(limit=1 << 22)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    line = await commands.readline()
+    if not line:  # the run ended before it began
+        return
+    plan = msgspec.json.decode(line, type=Plan)
     folder = Path(plan.folder)
     target = Target(plan.url, plan.path, plan.token)
     with ExitStack() as files:

@@ -20,7 +20,6 @@ from producer.client import CLIENTS
 from producer.load import LoadConfig, LoadResult, Progress, client_limits, run
 from producer.prove import Stores
 from producer.schedule import Rate
-from producer.sender import Plan
 from producer.tally import ACCEPT, SERVICE, STORED, Counts, Interval, Totals
 from producer.target import Headrace
 from producer.thresholds import parse_threshold
@@ -212,8 +211,8 @@ async def test_a_client_process_that_dies_leaves_no_document_without_outcome(mon
     original = producer.load._process
 
     @asynccontextmanager
-    async def remember(plan: Plan) -> AsyncIterator[asyncio.subprocess.Process]:
-        async with original(plan) as process:
+    async def remember() -> AsyncIterator[asyncio.subprocess.Process]:
+        async with original() as process:
             started.append(process)
             yield process
 
