@@ -6,8 +6,11 @@ TESTERS ?= 4
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
-# What is imported is compiled then; to compile every module of every package takes as long as the rest of an installation.
+# To compile every module of every package takes as long as the rest of an installation. What the services import is
+# compiled at its end: else each of them would do it when they all start for the first time.
 INSTALL := $(PIP) install --no-compile
+COMPILE := $(BIN)/python -c "import analytics.service, auth.service, cli.services, embedded.servers, gateway.service, \
+	workers.service"
 INSTALLED := $(VENV)/.installed
 ANALYSIS := $(VENV)/.analysis
 DEVELOP := $(VENV)/.develop
@@ -103,6 +106,7 @@ $(BIN)/python:
 $(INSTALLED): requirements/build.txt requirements/embedded.txt pyproject.toml | $(BIN)/python
 	$(INSTALL) --require-hashes -r requirements/build.txt -r requirements/embedded.txt
 	$(INSTALL) --no-deps --no-build-isolation --no-index --editable .
+	@$(COMPILE)
 	@touch $@
 
 $(ANALYSIS): requirements/analysis.txt $(INSTALLED)

@@ -19,7 +19,8 @@ from embedded.state import open_state
 from embedded.supervisor import Patience, Supervisor, supervise
 from headrace.settings import StreamSettings
 
-DEADLINE_SECONDS = 30
+# Ends what will never hold; a slow machine may take long for what does.
+DEADLINE_SECONDS = 60
 T = TypeVar("T")
 
 

@@ -92,7 +92,7 @@ class System:
         """Return when these stages, all by default, have settled everything."""
         # Whole files may have come in, and the embedded servers are not quick everywhere.
         await eventually(
-            self.lags, lambda lags: not any(lags[stage] for stage in stages or ALL_STAGES), seconds=4 * DEADLINE_SECONDS
+            self.lags, lambda lags: not any(lags[stage] for stage in stages or ALL_STAGES), seconds=2 * DEADLINE_SECONDS
         )
 
     async def until(self, endpoint: str, expected: Any, **payload: Any) -> None:

@@ -26,7 +26,7 @@ from workers import service
 @contextlib.asynccontextmanager
 async def impatient(plant: Plant) -> AsyncIterator[Plant]:
     """A plant whose blocks come again soon after their worker died."""
-    async with open_plant(quick(plant.settings, ack_wait_seconds=0.7, store_timeout_seconds=0.7)) as other:
+    async with open_plant(quick(plant.settings, ack_wait_seconds=0.7)) as other:
         yield other
 
 
