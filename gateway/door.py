@@ -26,6 +26,7 @@ class Door:
 
     Attributes:
         draining: set on SIGTERM; readiness says no, connections are closed after their answer.
+        statuses, metrics: those of every live process.
     """
 
     settings: Settings
@@ -36,6 +37,12 @@ class Door:
     committer: Committer
     receipts: Receipts
     draining: bool = field(default=False)
+    statuses: mesh.Everyone = field(init=False)
+    metrics: mesh.Everyone = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.statuses = mesh.Everyone(self.bus, self.settings.namespace, "status")
+        self.metrics = mesh.Everyone(self.bus, self.settings.namespace, "metrics")
 
     async def principal(self, authorization: bytes | None) -> Principal:
         """Return who asks.

@@ -21,7 +21,6 @@ from gateway.door import Door
 from headrace import telemetry
 from headrace.document import now, rfc3339
 from headrace.errors import UnavailableError
-from headrace.messaging import mesh
 from headrace.topology import STAGES, StageTopology, Topology, stream_fills
 
 OPENMETRICS: Final = "application/openmetrics-text"
@@ -44,7 +43,7 @@ async def look(door: Door) -> bytes:
         raise UnavailableError("The message bus is away.", code="nats_unavailable", retry_after_seconds=2)
     try:
         answers, consumers, fills = await asyncio.gather(
-            mesh.ask_all(door.bus, door.settings.namespace, "status"),
+            door.statuses.ask(),
             _consumers(door),
             stream_fills(door.bus, door.settings),
         )
@@ -69,7 +68,7 @@ async def metrics(door: Door) -> Exposition:
     found: dict[tuple[str, str], bytes] = {}
     if door.bus.connected:
         try:
-            for answer in await mesh.ask_all(door.bus, door.settings.namespace, "metrics"):
+            for answer in await door.metrics.ask():
                 first, _, rest = answer.partition(b"\n")
                 whose = msgspec.json.decode(first, type=_Whose)
                 found[whose.service, whose.instance] = rest

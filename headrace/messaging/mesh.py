@@ -2,7 +2,7 @@
 
 An endpoint `token` of service `auth` listens on `<namespace>svc.auth.token` in a queue group, so more
 instances share the load. Errors of our tree travel as problems and are raised again at the caller.
-`ask_all` reaches every process instead of one.
+`Everyone` reaches every process instead of one.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ log = telemetry.logger(__name__)
 STATUS_HEADER = "Headrace-Status"
 PROBLEM_HEADER = "Headrace-Problem"
 REQUEST_ID_HEADER = "X-Request-Id"
+# Of who answers when everyone is asked.
+INSTANCE_HEADER = "Headrace-Instance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,11 @@ async def serve(
 
         async def tell_status(message: Msg) -> None:
             about = {"name": name, "id": instance, "version": __version__, "pid": os.getpid(), "since": since, **counts}
-            tasks.create_task(_respond(message, msgspec.json.encode({**about, **await status()})))
+            tasks.create_task(_respond(message, msgspec.json.encode({**about, **await status()}), instance, parts))
 
         async def tell_metrics(message: Msg) -> None:
             body = msgspec.json.encode({"service": name, "instance": instance[-12:]})
-            tasks.create_task(_respond(message, body + b"\n" + telemetry.snapshot()))
+            tasks.create_task(_respond(message, body + b"\n" + telemetry.snapshot(), instance, parts))
 
         service = await nats.micro.add_service(
             bus.client, name=f"headrace-{name}", version=__version__, description=f"Headrace {name}"
@@ -163,29 +165,54 @@ async def ask(
     return Reply(body, status, rest)
 
 
-async def ask_all(bus: Bus, namespace: str, what: str, *, window_seconds: float = 0.3) -> list[bytes]:
-    """Return what every live process answers within the window; `what` is `status` or `metrics`.
+class Everyone:
+    """Asks every live process the same, `status` or `metrics`, and remembers who answered."""
 
-    Raises:
-        UnavailableError: the bus is away.
-    """
-    answers: list[bytes] = []
-    inbox = bus.client.new_inbox()
+    def __init__(self, bus: Bus, namespace: str, what: str) -> None:
+        self._bus = bus
+        self._subject = _everyone(namespace, what)
+        self._known: set[str] = set()
 
-    async def collect(message: Msg) -> None:
-        if message.data:  # empty: the server's own word that nobody is there
-            answers.append(message.data)
+    async def ask(self, *, window_seconds: float = 0.3, patience_seconds: float = 1.0) -> list[bytes]:
+        """Return what every live process answers within the window.
 
-    try:
-        subscription = await bus.client.subscribe(inbox, cb=collect)
+        Nobody knows how many there are. But who answered the last time is waited for longer, up to `patience_seconds`:
+        a process that is busy for a moment must not look like one that is gone.
+
+        Raises:
+            UnavailableError: the bus is away.
+        """
+        client = self._bus.client
+        answers: list[Msg] = []
+        instances: set[str] = set()
+        complete = asyncio.Event()
+        inbox = client.new_inbox()
+
+        async def collect(message: Msg) -> None:
+            if message.data:  # empty: the server's own word that nobody is there
+                answers.append(message)
+                instances.add((message.headers or {}).get(INSTANCE_HEADER, ""))
+            if self._known <= instances:
+                complete.set()
+
         try:
-            await bus.client.publish(_everyone(namespace, what), b"", reply=inbox)
-            await asyncio.sleep(window_seconds)
-        finally:
-            await subscription.unsubscribe()
-    except nats.errors.Error:
-        raise _bus_away() from None
-    return answers
+            subscription = await client.subscribe(inbox, cb=collect)
+            try:
+                await client.publish(self._subject, b"", reply=inbox)
+                await asyncio.sleep(window_seconds)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(patience_seconds - window_seconds if self._known else 0):
+                        await complete.wait()
+            finally:
+                await subscription.unsubscribe()
+            self._known = instances
+            bodies = await asyncio.gather(
+                *(whole(client, answer, patience_seconds) for answer in answers), return_exceptions=True
+            )
+        except nats.errors.Error:
+            raise _bus_away() from None
+        # One that died meanwhile is one that did not answer.
+        return [body for body in bodies if isinstance(body, bytes)]
 
 
 def _bus_away() -> UnavailableError:
@@ -222,6 +249,8 @@ async def _answer(
     telemetry.mesh_requests.labels(endpoint, code).inc()
 
 
-async def _respond(message: Msg, body: bytes) -> None:
-    with contextlib.suppress(nats.errors.Error):
-        await message.respond(body)
+async def _respond(message: Msg, body: bytes, instance: str, parts: Parts) -> None:
+    with contextlib.suppress(nats.errors.Error, UnavailableError):
+        first, rest = parts.first(body)
+        message.headers = {INSTANCE_HEADER: instance, **rest}
+        await message.respond(first)

@@ -23,7 +23,7 @@ from auth.service import run
 from auth.tokens import ROTATION_LEAD, new_signing_key
 from headrace import telemetry
 from headrace.errors import UnavailableError
-from headrace.messaging.mesh import ask_all
+from headrace.messaging.mesh import Everyone
 from headrace.settings import LogSettings, Settings
 from tests.auth.system import (
     DEADLINE_SECONDS,
@@ -40,7 +40,7 @@ from tests.auth.system import (
 
 
 async def statuses(auth: Auth) -> list[dict[str, Any]]:
-    return [msgspec.json.decode(body) for body in await ask_all(auth.bus, auth.settings.namespace, "status")]
+    return [msgspec.json.decode(body) for body in await Everyone(auth.bus, auth.settings.namespace, "status").ask()]
 
 
 async def test_instances_that_start_together_share_the_schema_the_key_and_the_load(settings: Settings) -> None:

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from headrace.errors import UnavailableError
 from headrace.messaging.connection import connect, inbox_prefix
-from headrace.messaging.mesh import Reply, Request, ask, ask_all, serve
+from headrace.messaging.mesh import Everyone, Reply, Request, ask, serve
 from headrace.messaging.publisher import open_publisher
 from headrace.revocations import open_revocations, revoke, watch_revocations
 from headrace.roles import ANALYTICS, AUTH, BRIDGE, DEVICE, GATEWAY, OPERATOR, ROLES, SERVICES, WORKERS
@@ -174,7 +174,7 @@ async def test_the_services_do_their_work_with_these_rights(guarded: Servers) ->
             revocations = await stack.enter_async_context(watch_revocations(buses[GATEWAY], NAMESPACE))
             await asyncio.wait_for(revocations.loaded.wait(), 10)
 
-            assert len(await ask_all(buses[GATEWAY], NAMESPACE, "status")) == len(SERVICES)
+            assert len(await Everyone(buses[GATEWAY], NAMESPACE, "status").ask()) == len(SERVICES)
             for service in (AUTH, ANALYTICS):
                 assert (await ask(buses[GATEWAY], NAMESPACE, service, "hello", b"x")).body == b"x" * (3 << 20)
             # `headrace user add` in the auth service's own container.

@@ -10,9 +10,10 @@ import pytest
 
 from headrace.errors import DocumentError, FieldError, HeadraceError, RequestError, UnavailableError
 from headrace.messaging.connection import Bus, connect
-from headrace.messaging.mesh import Handler, Reply, Request, ask, ask_all, serve
+from headrace.messaging.mesh import Everyone, Handler, Reply, Request, ask, serve
 from headrace.settings import Settings
 from tests.servers import Servers, until
+from tests.waiting import eventually
 
 
 def answering(body: bytes, **about: Any) -> Handler:
@@ -151,8 +152,8 @@ async def test_every_process_says_who_it_is(bus: Bus, settings: Settings) -> Non
         await ask(bus, ns, "shop", "hello")
         with pytest.raises(RequestError):
             await ask(bus, ns, "shop", "no")
-        found = {one["name"]: one for one in map(json.loads, await ask_all(bus, ns, "status"))}
-        metrics = await ask_all(bus, ns, "metrics")
+        found = {one["name"]: one for one in map(json.loads, await Everyone(bus, ns, "status").ask())}
+        metrics = await Everyone(bus, ns, "metrics").ask()
 
     assert set(found) == {"shop", "store"}
     assert (found["shop"]["requests"], found["shop"]["errors"]) == (2, 0)
@@ -161,11 +162,51 @@ async def test_every_process_says_who_it_is(bus: Bus, settings: Settings) -> Non
     assert {json.loads(body.split(b"\n")[0])["service"] for body in metrics} == {"shop", "store"}
 
 
+async def test_who_answered_before_and_is_busy_now_is_waited_for_and_who_is_gone_forgotten(
+    bus: Bus, settings: Settings
+) -> None:
+    ns = settings.namespace
+    busy = asyncio.Event()
+    everyone = Everyone(bus, ns, "status")
+
+    async def status() -> dict[str, object]:
+        if busy.is_set():
+            # Longer than the window by far.
+            await asyncio.sleep(0.6)
+        return {}
+
+    async def names() -> list[str]:
+        return sorted(json.loads(body)["name"] for body in await everyone.ask(window_seconds=0.1, patience_seconds=20))
+
+    async with serve(bus, ns, "shop", {}, status=status):
+        async with serve(bus, ns, "store", {}):
+            await eventually(names, lambda seen: seen == ["shop", "store"])
+            busy.set()
+            assert await names() == ["shop", "store"]
+        # Nobody has said that it ended, so it is waited for once more.
+        assert [json.loads(body)["name"] for body in await everyone.ask(patience_seconds=3)] == ["shop"]
+        async with asyncio.timeout(20):
+            assert await names() == ["shop"]
+
+
+async def test_metrics_larger_than_a_message_of_the_bus_arrive_whole(
+    bus: Bus, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = b"[" + b"1," * (1 << 20) + b"1]"
+    monkeypatch.setattr("headrace.telemetry.snapshot", lambda: large)
+    async with serve(bus, settings.namespace, "shop", {}), serve(bus, settings.namespace, "store", {}):
+        everyone = Everyone(bus, settings.namespace, "metrics")
+        found = dict([body.split(b"\n") for body in await everyone.ask(window_seconds=1, patience_seconds=20)])
+
+    assert {json.loads(whose)["service"] for whose in found} == {"shop", "store"}
+    assert set(found.values()) == {large}
+
+
 async def test_another_namespace_hears_nothing(bus: Bus, settings: Settings) -> None:
     async with serve(bus, settings.namespace, "shop", {"hello": answering(b"hi")}):
         with pytest.raises(UnavailableError):
             await ask(bus, f"{settings.namespace}x", "shop", "hello")
-        assert await ask_all(bus, f"{settings.namespace}x", "status", window_seconds=0.1) == []
+        assert await Everyone(bus, f"{settings.namespace}x", "status").ask(window_seconds=0.1) == []
 
 
 async def test_a_bus_that_is_away_is_said_at_once_and_services_are_back_with_it(
@@ -175,7 +216,7 @@ async def test_a_bus_that_is_away_is_said_at_once_and_services_are_back_with_it(
     async with connect(harmed, "test") as bus, serve(bus, ns, "shop", {"hello": answering(b"hi")}):
         await nats_server.stop("nats")
         await until(lambda: not bus.connected)
-        for attempt in (ask(bus, ns, "shop", "hello", timeout_seconds=60), ask_all(bus, ns, "status")):
+        for attempt in (ask(bus, ns, "shop", "hello", timeout_seconds=60), Everyone(bus, ns, "status").ask()):
             async with asyncio.timeout(5):
                 with pytest.raises(UnavailableError) as caught:
                     await attempt
