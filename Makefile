@@ -103,19 +103,24 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The build backend comes from build.txt by hash too, so pip fetches nothing that is not pinned.
+define install
+$(INSTALL) --require-hashes -r requirements/build.txt -r requirements/$(1).txt
+$(INSTALL) --no-deps --no-build-isolation --no-index --editable .
+@$(COMPILE)
+endef
+
 $(INSTALLED): requirements/build.txt requirements/embedded.txt pyproject.toml | $(BIN)/python
-	$(INSTALL) --require-hashes -r requirements/build.txt -r requirements/embedded.txt
-	$(INSTALL) --no-deps --no-build-isolation --no-index --editable .
-	@$(COMPILE)
+	$(call install,embedded)
 	@touch $@
 
 $(ANALYSIS): requirements/analysis.txt $(INSTALLED)
 	$(INSTALL) --require-hashes -r $<
 	@touch $@
 
-$(DEVELOP): requirements/dev.txt $(ANALYSIS)
-	$(INSTALL) --require-hashes -r $<
-	@touch $@
+# All at once, for each run of pip looks at everything again: `dev` holds what the others do.
+$(DEVELOP): requirements/build.txt requirements/dev.txt pyproject.toml | $(BIN)/python
+	$(call install,dev)
+	@touch $(INSTALLED) $(ANALYSIS) $@
 
 $(BENCHED): requirements/bench.txt $(DEVELOP)
 	$(INSTALL) --require-hashes -r $<

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from producer.load import LoadConfig, LoadResult, Watch
+    from producer.load_config import LoadConfig, Watch
+    from producer.load_result import LoadResult
     from producer.target import Headrace
 
 EXIT_UNPROVEN = 1
@@ -82,7 +83,7 @@ def load(
     from producer.client import CLIENTS
     from producer.formats import SourceError
     from producer.live import live_view
-    from producer.load import LoadConfig
+    from producer.load_config import LoadConfig
     from producer.schedule import parse_rate
     from producer.target import find_headrace
     from producer.thresholds import parse_threshold

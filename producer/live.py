@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from producer.figures import count, duration, rate
-from producer.load import Progress, Watch
+from producer.load_config import Progress, Watch
 from producer.summary import latencies, model
 from producer.tally import ACCEPT, Second
 

@@ -13,42 +13,34 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import platform
 import shutil
-import sys
 import tempfile
-import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from headrace.errors import HeadraceError, UnavailableError
 from producer import generators, sources
 from producer.api import Api, PipelineInfo
+from producer.load_config import LoadConfig, Progress, Watch
+from producer.load_result import LoadResult, client_limits, numbers, remarks
 from producer.proof import Books, Proof
 from producer.prove import AT_ONCE, Ledger, Stores, prove
-from producer.schedule import Rate, Schedule, schedule
+from producer.schedule import Schedule, schedule
 from producer.sender import Plan
+from producer.senders import open_sender, send
 from producer.spool import read_ids, write_documents
 from producer.stores import open_stores
 from producer.tally import Interval, Totals
-from producer.target import Headrace
-from producer.thresholds import RATES, Measured, Threshold, Verdict, verdict
-
-SCHEMA: Final = "headrace.load/1"
+from producer.thresholds import Measured, verdict
 
 _DEFAULT_SECONDS: Final = 10.0
-_CLOSED_CONNECTIONS: Final = 50
-# Below the 1,024 open files that most shells allow.
-_OPEN_CONNECTIONS: Final = 500
 # Different documents that a generator makes before a run; they are sent again under new keys when used up.
 _MOST_GENERATED: Final = 20_000
 # What one process sends with ease; beyond it another is started.
@@ -57,159 +49,9 @@ _MOST_PROCESSES: Final = 8
 _SAMPLE_EVERY: Final = 100
 _SAMPLE_SMALL_RUN_EVERY: Final = 10
 _SMALL_RUN: Final = 2000
-_LATE_SHARE: Final = 0.05
-_BUSY_SHARE: Final = 0.95
-# CPU use over less than this says nothing of the client.
-_SHORT_SECONDS: Final = 1.0
 # Books may have been counted a moment ago; older ones are asked for again, for this long.
 _FRESH_SECONDS: Final = 2.0
 _FRESH_TRIES: Final = 4
-_START_SECONDS: Final = 30.0
-_REPORT_BYTES: Final = 1 << 22
-# Where `producer` lies: a client process started here finds it, installed or not.
-_ROOT: Final = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True, slots=True)
-class LoadConfig:
-    """One run.
-
-    Attributes:
-        requests, duration_seconds: where the run ends; with a file and neither, when all its rows are sent.
-        rate: requests a second, which makes it an open-model run.
-        concurrency: requests under way at once: exactly so many (closed model), at most (open model).
-        bulk: documents in one request, as NDJSON.
-        file: where documents come from; else they are generated.
-        bodies: JSON texts to send, for callers that have their own.
-        bad_share: part of the generated documents that the schema refuses.
-        processes: client processes; None chooses.
-        retry: send again, under the same key, what was answered 429 or 503 or not at all.
-        refused_file: gets a JSON line for each refused document.
-        settle_seconds: after so long without progress, what is accepted and not stored is missing.
-        sample: measure the time to stored on some of the documents.
-    """
-
-    headrace: Headrace
-    pipeline: str
-    requests: int | None = None
-    duration_seconds: float | None = None
-    rate: Rate | None = None
-    concurrency: int | None = None
-    bulk: int = 1
-    file: Path | None = None
-    bodies: Iterable[bytes] | None = field(default=None, repr=False)
-    bad_share: float = 0.0
-    seed: int = 1
-    processes: int | None = None
-    client: str = "aiohttp"
-    retry: bool = False
-    timeout_seconds: float = 30.0
-    settle_seconds: float = 60.0
-    sample: bool = True
-    refused_file: Path | None = None
-    thresholds: Sequence[Threshold] = ()
-
-    @property
-    def connections(self) -> int:
-        if self.concurrency is not None:
-            return self.concurrency
-        return _CLOSED_CONNECTIONS if self.rate is None else _OPEN_CONNECTIONS
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a live view shows; `phase` is prepare, send, sample or prove."""
-
-    config: LoadConfig
-    phase: str
-    totals: Totals
-    elapsed_seconds: float
-    note: str = ""
-
-
-Watch = Callable[[Progress], None]
-
-
-@dataclass(slots=True)
-class LoadResult:
-    """Everything that is known after a run."""
-
-    config: LoadConfig
-    run_id: str
-    started_at: str
-    elapsed_seconds: float
-    processes: int
-    total_requests: int | None
-    totals: Totals
-    proof: Proof
-    limits: list[str]
-    notes: list[str]
-    server_version: str
-    thresholds: list[Verdict]
-
-    @property
-    def client_limited(self) -> bool:
-        return bool(self.limits)
-
-    @property
-    def passed(self) -> bool:
-        return all(one.passed for one in self.thresholds)
-
-    @property
-    def numbers(self) -> dict[str, float | None]:
-        """Return the counts and rates that thresholds may name."""
-        return _numbers(self.totals, self.proof, self.elapsed_seconds)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report, schema `headrace.load/1`: times in seconds, counts in documents unless named otherwise.
-
-        A field's meaning never changes within a schema number; new fields may come.
-        """
-        config = self.config
-        counts = msgspec.structs.asdict(self.totals.counts)
-        return {
-            "schema": SCHEMA,
-            "run_id": self.run_id,
-            "started_at": self.started_at,
-            "elapsed_seconds": round(self.elapsed_seconds, 6),
-            "config": {
-                "url": config.headrace.url,
-                "pipeline": config.pipeline,
-                "model": "closed" if config.rate is None else "open",
-                "rate": None if config.rate is None else str(config.rate),
-                "requests": self.total_requests,
-                "duration_seconds": config.duration_seconds,
-                "concurrency": config.connections,
-                "bulk": config.bulk,
-                "processes": self.processes,
-                "client": config.client,
-                "retry": config.retry,
-                "timeout_seconds": config.timeout_seconds,
-                "source": _source_name(config),
-            },
-            "machine": {
-                "cpus": os.cpu_count(),
-                "system": f"{platform.system()} {platform.machine()}",
-                "python": platform.python_version(),
-                "headrace": _our_version(),
-                "server": self.server_version,
-            },
-            "client_limited": self.client_limited,
-            "limits": self.limits,
-            "notes": self.notes,
-            "counts": counts,
-            "rates": {name: self.numbers[name] for name in RATES},
-            "refused": dict(self.totals.refused.most_common()),
-            "failed": dict(self.totals.failed.most_common()),
-            "latencies": {
-                name: {**histogram.summary(), "hdr": histogram.encode()}
-                for name, histogram in self.totals.latencies.items()
-                if histogram.count
-            },
-            "proof": msgspec.to_builtins(self.proof),
-            "thresholds": msgspec.to_builtins(self.thresholds),
-            "seconds": msgspec.to_builtins(self.totals.seconds),
-        }
 
 
 async def run(config: LoadConfig, *, watch: Watch | None = None, stop: asyncio.Event | None = None) -> LoadResult:
@@ -234,7 +76,7 @@ async def run(config: LoadConfig, *, watch: Watch | None = None, stop: asyncio.E
         server_version = await api.version()
         notes: list[str] = []
         # They import while the documents are read.
-        processes = [await stack.enter_async_context(_process()) for _ in range(_most_senders(config))]
+        senders = [await stack.enter_async_context(open_sender()) for _ in range(_most_senders(config))]
         pool = write_documents(folder, _documents(config, info, notes))
         if not pool:
             raise ValueError("there are no documents to send")
@@ -242,7 +84,12 @@ async def run(config: LoadConfig, *, watch: Watch | None = None, stop: asyncio.E
         before = await _books(api, config.pipeline, notes)
         plans = _plans(config, pool, folder)
         started_at = datetime.now(UTC)
-        go_at = await _send(config, plans, processes, totals, see, stop)
+
+        def hear(interval: Interval, elapsed_seconds: float) -> None:
+            totals.add(interval)
+            see(Progress(config, "send" if interval.sending else "sample", totals, elapsed_seconds))
+
+        go_at = await send(plans, senders, hear, stop)
         totals.fail_unanswered("client_died")
         if config.refused_file:
             _join(config.refused_file, _parts(folder, "refused"))
@@ -262,7 +109,7 @@ async def run(config: LoadConfig, *, watch: Watch | None = None, stop: asyncio.E
         except HeadraceError as error:
             # What was measured stands, also where nothing is proven.
             proof = Proof("none", totals.counts.accepted, notes=[f"The proof could not be made: {error.detail}"])
-    measured = Measured(_numbers(totals, proof, elapsed), totals.latencies)
+    measured = Measured(numbers(totals, proof, elapsed), totals.latencies)
     return LoadResult(
         config=config,
         run_id=plans[0].run_id,
@@ -273,7 +120,7 @@ async def run(config: LoadConfig, *, watch: Watch | None = None, stop: asyncio.E
         totals=totals,
         proof=proof,
         limits=client_limits(totals, len(plans)),
-        notes=notes + _remarks(totals, elapsed),
+        notes=notes + remarks(totals, elapsed),
         server_version=server_version,
         thresholds=[verdict(threshold, measured) for threshold in config.thresholds],
     )
@@ -410,97 +257,6 @@ def _processes(config: LoadConfig) -> int:
     return max(1, min(math.ceil(highest / _EASY_RATE[config.client]), cpus, _MOST_PROCESSES))
 
 
-async def _send(
-    config: LoadConfig,
-    plans: Sequence[Plan],
-    started: Sequence[asyncio.subprocess.Process],
-    totals: Totals,
-    see: Watch,
-    stop: asyncio.Event | None,
-) -> float:
-    """Give each client process its plan, and follow them until all have sent their share.
-
-    Args:
-        started: at least as many as there are plans.
-        totals: gets what they report.
-
-    Returns:
-        When they were told to begin, by `time.monotonic`.
-    """
-    processes = started[: len(plans)]
-    for process, plan in zip(processes, plans, strict=True):
-        # By stdin, for it holds the token.
-        _tell(process, msgspec.json.encode(plan) + b"\n")
-    # Imports take their time; nobody starts before all are there.
-    async with asyncio.timeout(_START_SECONDS):
-        ready = await asyncio.gather(*(_stdout(process).readline() for process in processes))
-    if not all(ready):
-        raise RuntimeError("a client process ended before it began; its words are above")
-    started_at = time.monotonic()
-    for process in processes:
-        _tell(process, b"go\n")
-
-    async def follow(process: asyncio.subprocess.Process) -> None:
-        while line := await _stdout(process).readline():
-            interval = msgspec.json.decode(line, type=Interval)
-            totals.add(interval)
-            phase = "send" if interval.sending else "sample"
-            see(Progress(config, phase, totals, time.monotonic() - started_at))
-
-    async def stop_early() -> None:
-        assert stop is not None
-        await stop.wait()
-        for process in processes:
-            _tell(process, b"stop\n")
-
-    stopping = asyncio.create_task(stop_early()) if stop else None
-    try:
-        async with asyncio.TaskGroup() as followers:
-            for process in processes:
-                followers.create_task(follow(process))
-    finally:
-        if stopping:
-            stopping.cancel()
-    return started_at
-
-
-@asynccontextmanager
-async def _process() -> AsyncIterator[asyncio.subprocess.Process]:
-    """Start a client process, which waits for its plan."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "producer.sender",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=_REPORT_BYTES,
-        cwd=_ROOT,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            assert process.stdin is not None
-            process.stdin.close()
-            try:
-                async with asyncio.timeout(2):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-
-
-def _tell(process: asyncio.subprocess.Process, line: bytes) -> None:
-    assert process.stdin is not None
-    if not process.stdin.is_closing():
-        process.stdin.write(line)
-
-
-def _stdout(process: asyncio.subprocess.Process) -> asyncio.StreamReader:
-    assert process.stdout is not None
-    return process.stdout
-
-
 def _parts(folder: Path, name: str) -> list[Path]:
     """Return the files that the processes wrote under this name."""
     return sorted(folder.glob(f"{name}-*"))
@@ -511,78 +267,3 @@ def _join(target: Path, parts: Iterable[Path]) -> None:
         for part in parts:
             with part.open("rb") as file:
                 shutil.copyfileobj(file, out)
-
-
-def client_limits(totals: Totals, processes: int) -> list[str]:
-    """Return why the client itself may have been the limit; empty when it was not. Pure."""
-    limits = []
-    if len(totals.ended) < processes:
-        limits.append("A client process died during the run.")
-    counts = totals.counts
-    if counts.late_requests > _LATE_SHARE * max(1, counts.requests):
-        limits.append(
-            f"{counts.late_requests / counts.requests:.0%} of the requests left the client more than 10 ms late"
-            " though a connection was free."
-        )
-    for number, last in sorted(totals.last.items()):
-        span = last.until_seconds
-        if span < _SHORT_SECONDS:
-            continue
-        used, wanted = last.cpu_seconds / span, (last.cpu_seconds + last.starved_seconds) / span
-        if used > _BUSY_SHARE:
-            limits.append(
-                f"Client process {number + 1} used {used:.0%} of a CPU: add processes, or use the raw client."
-            )
-        elif wanted > _BUSY_SHARE:
-            limits.append(
-                f"Client process {number + 1} wanted {wanted:.0%} of a CPU and got {used:.0%}:"
-                " the machine has no CPU left for it."
-            )
-    return limits
-
-
-def _remarks(totals: Totals, elapsed_seconds: float) -> list[str]:
-    """Return what one should know before reading the numbers."""
-    counts, remarks = totals.counts, []
-    if elapsed_seconds < _SHORT_SECONDS:
-        remarks.append("The run took less than a second: its rates and latencies say little.")
-    if counts.waited_requests > _LATE_SHARE * max(1, counts.requests):
-        remarks.append(
-            f"{counts.waited_requests / counts.requests:.0%} of the requests came due while every connection was busy;"
-            " their wait is part of their latency."
-        )
-    return remarks
-
-
-def _numbers(totals: Totals, proof: Proof, elapsed_seconds: float) -> dict[str, float | None]:
-    counts = totals.counts
-    span = max(elapsed_seconds, 1e-9)
-    return {
-        "sent": counts.sent,
-        "accepted": counts.accepted,
-        "refused": counts.refused,
-        "failed": counts.failed,
-        "unknown": counts.unknown,
-        "stored": proof.stored,
-        "dead": proof.dead,
-        "in_flight": proof.in_flight,
-        "lost": proof.lost,
-        "duplicated": proof.duplicated,
-        "rate": counts.accepted / span,
-        "requests_rate": counts.requests / span,
-        # From the first request until everything was in every store: what the whole system sustains.
-        "stored_rate": proof.stored / (span + proof.settle_seconds) if proof.stored and proof.settled else None,
-    }
-
-
-def _source_name(config: LoadConfig) -> str:
-    if config.file is not None:
-        return config.file.name
-    return "given" if config.bodies is not None else f"generator, seed {config.seed}"
-
-
-def _our_version() -> str:
-    try:
-        return version("headrace")
-    except PackageNotFoundError:
-        return "unknown"

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from producer.figures import count, duration, rate, share
 from producer.latency import Histogram
-from producer.load import LoadResult
+from producer.load_result import LoadResult
 from producer.proof import Proof
 from producer.summary import LABELS, headline, model, proof_line, proof_method, proof_verdict, verdict_value
 from producer.tally import ACCEPT, SERVICE, STORED

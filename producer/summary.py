@@ -12,7 +12,8 @@ from rich.text import Text
 
 from producer.figures import count, duration, rate, share
 from producer.latency import Histogram
-from producer.load import LoadConfig, LoadResult
+from producer.load_config import LoadConfig
+from producer.load_result import LoadResult
 from producer.proof import Proof
 from producer.tally import ACCEPT, BEHIND, FAIL, LATENCIES, REFUSE, SERVICE, STORED
 from producer.thresholds import RATES, Verdict

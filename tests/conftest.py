@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -21,7 +22,7 @@ from pymongo import AsyncMongoClient
 from redis.asyncio import Redis
 
 from headrace.settings import JobSettings, Settings, StreamSettings
-from tests.servers import Servers, in_own_task, reachable_directory, running
+from tests.servers import MADE, Servers, in_own_task, reachable_directory, running, seed
 
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -51,6 +52,14 @@ CREATE SCHEMA public;
 
 # Their files take longest, and many have few tests: begun last, each would be waited for alone.
 _LONGEST: Final = ("system", "faults", "embedded", "workers")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder of what is made once for all processes of the run."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        kept = contextlib.ExitStack()
+        os.environ[MADE] = str(kept.enter_context(reachable_directory()))
+        config.add_cleanup(kept.close)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -96,6 +105,7 @@ def small_disk() -> Iterator[Path]:
 async def servers() -> AsyncIterator[Servers]:
     """The embedded servers, shared by the whole run; a test that harms one uses `own_servers`."""
     with reachable_directory() as directory:
+        await seed(directory)
         async with in_own_task(running(directory)) as servers:
             yield servers
 
@@ -104,6 +114,7 @@ async def servers() -> AsyncIterator[Servers]:
 async def own_servers() -> AsyncIterator[Servers]:
     """Servers of this module's own, which its tests may kill and stop."""
     with reachable_directory() as directory:
+        await seed(directory)
         async with in_own_task(running(directory)) as servers:
             yield servers
 

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import json
 import os
+import secrets
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from embedded.program import Program
 from embedded.servers import SERVERS, prepare
-from embedded.state import open_state
+from embedded.state import open_state, write_private
 from embedded.supervisor import Patience, Supervisor, supervise
 from headrace.settings import StreamSettings
 
 # Ends what will never hold; a slow machine may take long for what does.
 DEADLINE_SECONDS = 60
 T = TypeVar("T")
+# The environment variable that names the folder of what a run makes once.
+MADE: Final = "TESTS_MADE_ONCE"
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,33 @@ async def in_own_task(context: contextlib.AbstractAsyncContextManager[T]) -> Asy
     finally:
         over.set()
         await task
+
+
+async def seed(directory: Path) -> None:
+    """Put the stores' data into an empty data directory, as its first start would make it.
+
+    That takes seconds of the processor, so it is made once for all processes of a run. That a first start makes it is
+    for the tests in tests/embedded.
+    """
+    made = Path(os.environ[MADE]) / "data"
+    with (made.parent / "lock").open("w") as lock:
+        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        if not made.exists():
+            fresh = made.with_name("fresh")
+            with open_state(fresh) as state:
+                await prepare(state, StreamSettings(), ("mongo_url", "postgres_url"), "")
+            fresh.rename(made)
+    await asyncio.to_thread(_copy, made, directory)
+
+
+def _copy(made: Path, directory: Path) -> None:
+    directory.mkdir(exist_ok=True)
+    state_file = "state.json"
+    remembered = json.loads((made / state_file).read_bytes())
+    # Its ports are those of nobody, and its id is that of one directory.
+    write_private(directory / state_file, json.dumps({**remembered, "id": secrets.token_hex(8), "ports": {}}).encode())
+    # With its owners: Postgres runs as a user of its own.
+    subprocess.run(["cp", "-a", *(made / name for name in ("mongo", "postgres")), directory], check=True)
 
 
 @contextlib.contextmanager

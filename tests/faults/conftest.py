@@ -15,7 +15,7 @@ from tests.faults.journal import read
 from tests.faults.observe import observe
 from tests.faults.producer import Producer, open_producers
 from tests.faults.stack import QUICK, Stack, open_stack
-from tests.servers import in_own_task, reachable_directory
+from tests.servers import in_own_task, reachable_directory, seed
 
 # Each stage in a process of its own, so that all can be harmed at once.
 STAGES = ("refine", "documents", "facts", "journal", "dead")
@@ -26,6 +26,7 @@ SEED = 11
 async def stack(request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
     """The whole of it, with what the module says in SETTINGS besides."""
     with reachable_directory() as directory:
+        await seed(directory)
         workers = {stage: (stage,) for stage in STAGES}
         settings = {**QUICK, "HEADRACE_WORKERS__ACK_WAIT_SECONDS": "1", "HEADRACE_NATS__PUBLISH_TIMEOUT_SECONDS": "1"}
         settings |= getattr(request.module, "SETTINGS", {})

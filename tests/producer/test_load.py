@@ -17,9 +17,12 @@ from aiohttp import web
 import producer.load
 from headrace.errors import RequestError, UnavailableError
 from producer.client import CLIENTS
-from producer.load import LoadConfig, LoadResult, Progress, client_limits, run
+from producer.load import run
+from producer.load_config import LoadConfig, Progress
+from producer.load_result import LoadResult, client_limits
 from producer.prove import Stores
 from producer.schedule import Rate
+from producer.senders import open_sender
 from producer.tally import ACCEPT, SERVICE, STORED, Counts, Interval, Totals
 from producer.target import Headrace
 from producer.thresholds import parse_threshold
@@ -208,7 +211,7 @@ async def test_a_run_that_is_stopped_still_counts_and_proves_what_it_sent() -> N
 
 async def test_a_client_process_that_dies_leaves_no_document_without_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[asyncio.subprocess.Process] = []
-    original = producer.load._process
+    original = open_sender
 
     @asynccontextmanager
     async def remember() -> AsyncIterator[asyncio.subprocess.Process]:
@@ -216,7 +219,7 @@ async def test_a_client_process_that_dies_leaves_no_document_without_outcome(mon
             started.append(process)
             yield process
 
-    monkeypatch.setattr(producer.load, "_process", remember)
+    monkeypatch.setattr(producer.load, "open_sender", remember)
 
     stop = asyncio.Event()
 

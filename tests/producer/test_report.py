@@ -15,7 +15,8 @@ from rich.console import Console
 from producer.figures import count, duration, share
 from producer.latency import Histogram
 from producer.live import line, screen, sparkline
-from producer.load import LoadConfig, LoadResult, Progress
+from producer.load_config import LoadConfig, Progress
+from producer.load_result import LoadResult
 from producer.proof import Proof
 from producer.report import html_report
 from producer.schedule import Rate

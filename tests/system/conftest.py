@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.servers import in_own_task, reachable_directory
+from tests.servers import in_own_task, reachable_directory, seed
 from tests.system.system import System, up
 
 
@@ -14,6 +14,7 @@ from tests.system.system import System, up
 async def system() -> AsyncIterator[System]:
     """Shared with other files, in any order: for tests that count what is theirs alone."""
     with reachable_directory() as directory:
+        await seed(directory / "data")
         async with in_own_task(up(directory)) as running:
             yield running
 
@@ -22,5 +23,6 @@ async def system() -> AsyncIterator[System]:
 async def own_system() -> AsyncIterator[System]:
     """Of this file alone: for tests that count all there is of a pipeline, or that call everything."""
     with reachable_directory() as directory:
+        await seed(directory / "data")
         async with in_own_task(up(directory)) as running:
             yield running

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tests.servers import reachable_directory
+from tests.servers import reachable_directory, seed
 from tests.system.stores import mongo_ids, once_each, postgres_ids, redis_counts, rollup_counts, rollup_sums
 from tests.system.system import ROOT, System, up
 
@@ -45,6 +45,7 @@ async def test_every_row_of_a_file_is_stored_and_counted_once_or_refused_by_its_
     file, report, refused = tmp_path / "rows.csv", tmp_path / "report.json", tmp_path / "refused.jsonl"
     first_rows(SOURCE, file)
     with reachable_directory() as directory:
+        await seed(directory / "data")
         async with up(directory) as system:
             await _load(system, file, report, refused)
             await system.drained("invoices")
