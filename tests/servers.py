@@ -159,8 +159,9 @@ def _copy(made: Path, directory: Path) -> None:
     remembered = json.loads((made / state_file).read_bytes())
     # Its ports are those of nobody, and its id is that of one directory.
     write_private(directory / state_file, json.dumps({**remembered, "id": secrets.token_hex(8), "ports": {}}).encode())
-    # With its owners: Postgres runs as a user of its own.
-    subprocess.run(["cp", "-a", *(made / name for name in ("mongo", "postgres")), directory], check=True)
+    # With its owners: Postgres runs as a user of its own, who may have a home elsewhere.
+    folders = [folder for name in ("mongo", "postgres") if (folder := made / name).exists()]
+    subprocess.run(["cp", "-a", *folders, directory], check=True)
 
 
 @contextlib.contextmanager
