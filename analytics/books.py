@@ -45,20 +45,24 @@ class Bookkeeper:
         self._stored = _Stored(documents, pipelines)
 
     async def ledger(self, wait_seconds: float) -> dict[str, Any]:
-        """Return {pipelines, at, reconciled, backlog}, a moment old at most; older where counting outlasts the wait.
+        """Return {pipelines, at, asked_at, reconciled, backlog}, a moment old at most; older where counting takes long.
+
+        `at` is when the count began, `asked_at` when this was called: who needs books of after a moment asks once more
+        until `at` is no earlier than the first `asked_at`.
 
         Raises:
             UnavailableError: a store or JetStream is away, or the first count is not done yet.
         """
+        asked_at = now()
         if self._counting is None or (self._counting.done() and time.monotonic() >= self._due_at):
             self._counting = asyncio.create_task(self._count())
         counting = self._counting
         try:
             async with asyncio.timeout(wait_seconds):
-                return await asyncio.shield(counting)
+                return {**await asyncio.shield(counting), "asked_at": asked_at}
         except TimeoutError:
             if self._last is not None:
-                return self._last
+                return {**self._last, "asked_at": asked_at}
             raise UnavailableError(
                 "The books are being counted.", code="ledger_pending", retry_after_seconds=wait_seconds
             ) from None
@@ -68,7 +72,7 @@ class Bookkeeper:
             await end(self._counting)
 
     async def _count(self) -> dict[str, Any]:
-        started = time.monotonic()
+        started, at = time.monotonic(), now()
         try:
             # Patience is for stores that count, not for those that are away.
             self._health.require("mongo", "postgres")
@@ -85,7 +89,7 @@ class Bookkeeper:
                 "pipelines": {
                     name: line(of_one, in_mongo.get(name, 0), lags) for name, of_one in sorted(books.items())
                 },
-                "at": now(),
+                "at": at,
                 "reconciled": await self._facts.reconciled(),
                 "backlog": {
                     stage: {"pending": lag.pending, "ack_pending": lag.ack_pending} for stage, lag in after.items()

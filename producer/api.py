@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, Self
 
 import aiohttp
@@ -22,11 +20,6 @@ class PipelineInfo(msgspec.Struct):
     name: str
     mode: str = "event"
     example: dict[str, Any] | None = None
-
-
-def _date(header: str | None) -> datetime:
-    """Return the time of an HTTP Date header; our own where there is none."""
-    return parsedate_to_datetime(header) if header else datetime.now(UTC)
 
 
 class Api:
@@ -56,16 +49,11 @@ class Api:
     async def books(self, pipeline: str) -> Books:
         answer = await self._get("/v1/ledger")
         line = answer["pipelines"].get(pipeline, {})
-        return msgspec.convert({**line, "at": answer.get("at", "")}, Books)
+        return msgspec.convert({**line, **{name: answer.get(name, "") for name in ("at", "asked_at")}}, Books)
 
     async def version(self) -> str:
         answer = await self._get("/version")
         return str(answer.get("version", "")) if isinstance(answer, dict) else ""
-
-    async def server_time(self) -> datetime:
-        """Return the time by the server's clock, at most a second behind it."""
-        await self._get("/version")
-        return self._server_time
 
     async def _get(self, path: str) -> Any:
         """Return the JSON that a path answers.
@@ -79,7 +67,6 @@ class Api:
             async with self._session.get(url) as response:
                 body = await response.read()
                 status = response.status
-                self._server_time = _date(response.headers.get("Date"))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise UnavailableError(
                 f"Nothing answers at {self._headrace.url} ({type(error).__name__}); `headrace up` starts a Headrace."

@@ -18,7 +18,8 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -49,9 +50,9 @@ _MOST_PROCESSES: Final = 8
 _SAMPLE_EVERY: Final = 100
 _SAMPLE_SMALL_RUN_EVERY: Final = 10
 _SMALL_RUN: Final = 2000
-# Books may have been counted a moment ago; older ones are asked for again, for this long.
-_FRESH_SECONDS: Final = 2.0
-_FRESH_TRIES: Final = 4
+# Books may be of a count of a while ago; then for a newer one.
+_BOOKS_TRIES: Final = 6
+_BOOKS_TRY_SECONDS: Final = 0.5
 
 
 async def run(config: LoadConfig, *, watch: Watch | None = None, stop: asyncio.Event | None = None) -> LoadResult:
@@ -99,7 +100,7 @@ async def run(config: LoadConfig, *, watch: Watch | None = None, stop: asyncio.E
             proof = await prove(
                 totals.counts.accepted,
                 unknown=totals.counts.unknown,
-                ledger=await _ledger(api, config.pipeline, before),
+                ledger=None if before is None else Ledger(partial(api.books, config.pipeline), before),
                 stores=stores,
                 read_ids=lambda: read_ids(_parts(folder, "ids"), at_once=AT_ONCE),
                 settle_seconds=config.settle_seconds,
@@ -170,32 +171,20 @@ async def _stores(config: LoadConfig, info: PipelineInfo, stack: AsyncExitStack,
 
 
 async def _books(api: Api, pipeline: str, notes: list[str]) -> Books | None:
-    """Return the books before the run, or None where they cannot be had, or are too old to hold what was before it."""
+    """Return the books before the run; None where they cannot be had, or not of a count that began by now."""
     try:
-        for _ in range(_FRESH_TRIES):
+        asked_at = ""
+        for _ in range(_BOOKS_TRIES):
             books = await api.books(pipeline)
-            age_seconds = _age_seconds(books, await api.server_time())
-            if age_seconds <= _FRESH_SECONDS:
+            asked_at = asked_at or books.asked_at
+            if books.at >= asked_at:
                 return books
-            await asyncio.sleep(_FRESH_SECONDS / _FRESH_TRIES)
+            await asyncio.sleep(_BOOKS_TRY_SECONDS)
     except HeadraceError as error:
         notes.append(f"The ledger could not be read: {error.detail}")
         return None
-    notes.append(f"The ledger was last counted {age_seconds:.0f} s before the run, so it is not compared.")
+    notes.append("The ledger was not counted in time before the run, so it is not compared.")
     return None
-
-
-def _age_seconds(books: Books, server_time: datetime) -> float:
-    return (server_time - datetime.fromisoformat(books.at)).total_seconds() if books.at else 0.0
-
-
-async def _ledger(api: Api, pipeline: str, before: Books | None) -> Ledger | None:
-    """Return the books as they are read after the run."""
-    if before is None:
-        return None
-    # The server's time is in whole seconds; the next one is later than the end of the run for certain.
-    ended_at = await api.server_time() + timedelta(seconds=1)
-    return Ledger(lambda: api.books(pipeline), before, ended_at.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
 def _plans(config: LoadConfig, pool: int, folder: Path) -> list[Plan]:

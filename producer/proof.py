@@ -22,7 +22,7 @@ class Books(msgspec.Struct, frozen=True):
     Attributes:
         in_flight: accepted, and in no store yet nor dead.
         balanced: False where the ledger itself cannot say why they are not.
-        at: when it was counted, RFC 3339 UTC; counting takes a while, so an answer may be old.
+        at, asked_at: when the count began, and when it was asked for, RFC 3339 UTC; who asks may get an older count.
     """
 
     accepted: int = 0
@@ -33,6 +33,7 @@ class Books(msgspec.Struct, frozen=True):
     duplicates: int = 0
     balanced: bool = True
     at: str = ""
+    asked_at: str = ""
 
     @property
     def on_their_way(self) -> int:
@@ -60,6 +61,7 @@ class Books(msgspec.Struct, frozen=True):
             duplicates=self.duplicates - before.duplicates,
             balanced=self.balanced,
             at=self.at,
+            asked_at=self.asked_at,
         )
 
 

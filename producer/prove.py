@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from headrace.errors import UnavailableError
+from headrace.tasks import end
 from producer.proof import Books, Found, Proof, compare, fill_by_ids, fill_by_ledger
 
 AT_ONCE: Final = 5000  # ids in one look-up
@@ -50,17 +52,12 @@ class Ledger:
     """A pipeline's books.
 
     Attributes:
-        read: returns them as they are now.
+        read: returns them; counting takes a while, so it may be a count of before.
         before: as they were before the run.
-        ended_at: when the run ended, by the clock of who counts the books; older books do not hold all of it.
     """
 
     read: Callable[[], Awaitable[Books]]
     before: Books
-    ended_at: str = ""
-
-    def holds_the_run(self, books: Books) -> bool:
-        return not books.at or books.at >= self.ended_at
 
 
 async def prove(
@@ -121,34 +118,44 @@ async def _prove_by_ids(
         await asyncio.sleep(_POLL_SECONDS)
         found = patience.watch(found, await look([found.missing]))
     proof.settle_seconds = patience.seconds
-    ids = UniqueIds(read_ids, proof.accepted)
-    found = await look(_told(ids, proof.accepted, say))
-    while found.missing and not patience.over:
-        say(f"{len(found.missing):,} documents are not stored yet")
-        await asyncio.sleep(_POLL_SECONDS)
-        found = patience.watch(found, await look(_portions(found.missing)))
-        proof.settle_seconds = patience.seconds
-    books = None
-    if ledger is not None:
+    close_seconds = min(patience.limit_seconds, _CLOSE_SECONDS)
+    # Beside the look-ups, for much of it is waiting: with the sample, everything is there as a rule.
+    closing = asyncio.create_task(_closed_books(ledger, proof.accepted, close_seconds))
+    try:
+        ids = UniqueIds(read_ids, proof.accepted)
+        found = await look(_told(ids, proof.accepted, say))
+        late = bool(found.missing)
+        while found.missing and not patience.over:
+            say(f"{len(found.missing):,} documents are not stored yet")
+            await asyncio.sleep(_POLL_SECONDS)
+            found = patience.watch(found, await look(_portions(found.missing)))
+            proof.settle_seconds = patience.seconds
         say("comparing the ledger")
-        books = await _closed_books(ledger, proof.accepted, min(patience.limit_seconds, _CLOSE_SECONDS))
+        books = await closing
+        if late:
+            books = await _closed_books(ledger, proof.accepted, close_seconds)
+    finally:
+        await end(closing)
     fill_by_ids(proof, found, ids.repeated, books)
     if books is not None:
         compare(proof, books, unknown)
     elif ledger is not None:
-        proof.notes.append("The ledger was last counted before the run ended, so it is not compared.")
+        proof.notes.append("The ledger was not counted in time, so it is not compared.")
 
 
 async def _prove_by_ledger(proof: Proof, unknown: int, ledger: Ledger, patience: _Patience, say: Say) -> None:
     enough_at = float("inf")
     last = Books()
+    asked_at = ""
     while True:
         books = (await _patiently(ledger.read, patience.limit_seconds)).since(ledger.before)
-        current = ledger.holds_the_run(books)
+        asked_at = asked_at or books.asked_at
+        current = books.at >= asked_at
         say(f"{books.placed:,} stored or dead, {books.in_flight:,} in flight")
         if current and books.placed >= proof.accepted:
             enough_at = min(enough_at, time.monotonic())
-        if (books.at, books.placed) != (last.at, last.placed):
+        # Another count that finds no more is no progress, but one that is still being made is none of ours.
+        if not current or books.placed != last.placed:
             patience.moved()
         last = books
         closed = current and books.accepted >= proof.accepted and not books.in_flight and not books.unaccounted
@@ -158,25 +165,28 @@ async def _prove_by_ledger(proof: Proof, unknown: int, ledger: Ledger, patience:
         await asyncio.sleep(_POLL_SECONDS)
     proof.settle_seconds = patience.seconds
     if not current:
-        proof.notes.append("The ledger was last counted before the run ended, so nothing is proven.")
+        proof.notes.append("The ledger was not counted in time, so nothing is proven.")
         return
     fill_by_ledger(proof, books)
     compare(proof, books, unknown)
 
 
-async def _closed_books(ledger: Ledger, accepted: int, wait_seconds: float) -> Books | None:
-    """Return the books once everything in them is at rest, or as they are after a while; None if they stay old."""
+async def _closed_books(ledger: Ledger | None, accepted: int, wait_seconds: float) -> Books | None:
+    """Return the books once everything in them is at rest, or as they are after a while; None if they cannot be had."""
+    if ledger is None:
+        return None
     deadline = time.monotonic() + wait_seconds
+    asked_at = ""
     while True:
-        try:
+        current = None
+        with contextlib.suppress(UnavailableError):
             books = (await ledger.read()).since(ledger.before)
-        except UnavailableError:
-            books = None
-        current = books is not None and ledger.holds_the_run(books)
-        if books is not None and current and books.accepted >= accepted and not (books.in_flight or books.unaccounted):
-            return books
+            asked_at = asked_at or books.asked_at
+            current = books if books.at >= asked_at else None
+        if current and current.accepted >= accepted and not (current.in_flight or current.unaccounted):
+            return current
         if time.monotonic() >= deadline:
-            return books if current else None
+            return current
         await asyncio.sleep(_POLL_SECONDS)
 
 

@@ -46,7 +46,8 @@ class Ledger(Answer):
     """The books, by pipeline."""
 
     pipelines: dict[str, LedgerLine]
-    at: datetime
+    at: datetime = Field(description="when the count began")
+    asked_at: datetime = Field(description="when this was asked; a count that began later is of after this request")
     reconciled: dict[str, Reconciled] = Field({}, description="the last reconciliation of each pipeline that had one")
     backlog: dict[str, Backlog] = Field(description="blocks before each stage")
 
@@ -63,6 +64,7 @@ class Ledger(Answer):
             }
         },
         "at": EXAMPLE_TIME,
+        "asked_at": EXAMPLE_TIME,
         "reconciled": {
             "invoices": {"at": EXAMPLE_TIME, "since": EXAMPLE_TIME, "until": EXAMPLE_TIME, "findings": 0, "repaired": 0}
         },

@@ -55,7 +55,11 @@ def add(routes: Routes) -> None:
         ),
     )
     async def ledger() -> Response:
-        """What became of every document that was ever accepted, counted from the stores."""
+        """What became of every document that was ever accepted, counted from the stores a moment ago.
+
+        Counting takes a while where there is much. Who needs what is true after a moment repeats the request until `at`
+        is no earlier than the first answer's `asked_at`.
+        """
         return passed(await door.ask("analytics", "ledger"))
 
     @routes.add(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -13,6 +14,7 @@ from analytics.ledger import line
 from headrace.document import Block, new_id, now, raw_line
 from headrace.storage.postgres import Books, Letters
 from tests.analytics.system import System
+from tests.waiting import eventually
 
 IDLE = {stage: Lag(0, 0, 9) for stage in ("refine", "journal", "documents", "facts", "dead")}
 BAD = {"bad": 1}
@@ -95,6 +97,20 @@ async def test_what_a_stage_has_not_done_yet_is_in_flight(system: System) -> Non
     assert ledger["pipelines"]["orders"]["stored"] == {"documents": 0, "facts": 2}
     assert ledger["backlog"]["documents"] == {"pending": 1, "ack_pending": 0}
     assert ledger["backlog"]["facts"] == {"pending": 0, "ack_pending": 0}
+
+
+async def test_books_of_a_count_that_began_after_a_moment_hold_what_was_settled_before_it(system: System) -> None:
+    for accepted in (1, 2, 3):
+        await system.submit("orders", tea(accepted))
+        await system.work()
+        first = await system.ask("ledger")
+
+        ledger = await eventually(lambda: system.ask("ledger"), partial(_began_after, first["asked_at"]))
+        assert ledger["pipelines"]["orders"]["accepted"] == accepted
+
+
+def _began_after(moment: str, ledger: dict[str, Any]) -> bool:
+    return bool(ledger["at"] >= moment)
 
 
 async def test_more_than_was_accepted_is_balanced_only_until_the_journal_has_caught_up(system: System) -> None:

@@ -22,7 +22,6 @@ from nats.js import JetStreamContext
 from embedded.program import Program
 from embedded.state import LOOPBACK, free_port
 from embedded.supervisor import Patience, Supervisor
-from headrace.document import now
 from headrace.topology import STAGES
 from tests.faults.checker import Usage
 from tests.faults.observe import Stores
@@ -144,15 +143,13 @@ class Stack:
         return dict((await self._ledger())["pipelines"][PIPELINE])
 
     async def books_of_now(self, limit_seconds: float = _COUNTED_SECONDS) -> dict[str, Any]:
-        """Return the books of a count that began after this call; others may be older, and say so by `at`."""
-        asked = now()
-        ended: set[str] = set()
+        """Return the books of a count that began after this call."""
+        asked_at = ""
         async with asyncio.timeout(limit_seconds):
             while True:
                 ledger = await self._ledger()
-                # The first may have been under way.
-                ended |= {ledger["at"]} if ledger["at"] > asked else set()
-                if len(ended) == 2:
+                asked_at = asked_at or ledger["asked_at"]
+                if ledger["at"] >= asked_at:
                     return dict(ledger["pipelines"][PIPELINE])
                 await asyncio.sleep(_POLL_SECONDS)
 

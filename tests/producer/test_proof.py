@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from headrace.errors import UnavailableError
 from producer.proof import Books, Proof
@@ -27,7 +29,6 @@ async def proof_of(
     dead: Sequence[bytes] = (),
     accepted: Sequence[bytes] = IDS,
     books: Books | None = None,
-    ended_at: str = "",
     unknown: int = 0,
     by_ids: bool = True,
 ) -> Proof:
@@ -39,7 +40,7 @@ async def proof_of(
     return await prove(
         len(accepted),
         unknown=unknown,
-        ledger=Ledger(same, Books(), ended_at),
+        ledger=Ledger(same, Books()),
         stores=stores(documents, facts, dead) if by_ids else None,
         read_ids=lambda: [accepted[:37], accepted[37:]],
         settle_seconds=0,
@@ -151,13 +152,61 @@ async def test_nothing_is_proven_where_nobody_can_be_asked() -> None:
     assert (proof.level, proof.stored, proof.lost, proof.balanced) == ("none", None, None, False)
 
 
-async def test_books_that_were_counted_before_the_run_ended_prove_nothing() -> None:
-    old = Books(100, {"documents": 100, "facts": 100}, at="2026-01-01T00:00:00.5Z")
+@pytest.mark.parametrize("asked", ["away", "old"])
+async def test_books_that_are_not_counted_in_time_are_not_compared_and_that_is_said(asked: str) -> None:
+    async def counting() -> Books:
+        if asked == "away":
+            raise UnavailableError("The books are being counted.", code="ledger_pending")
+        return replace(books_of(7), at="2026-01-01T00:00:00Z", asked_at="2026-01-01T00:00:01Z")
 
-    proof = await proof_of(books=old, ended_at="2026-01-01T00:00:01Z", by_ids=False)
+    proof = await prove(
+        len(IDS),
+        unknown=0,
+        ledger=Ledger(counting, Books()),
+        stores=stores(IDS, IDS),
+        read_ids=lambda: [IDS],
+        settle_seconds=0,
+    )
+
+    assert (proof.level, proof.stored, proof.balanced) == ("ids", 100, True)
+    assert "not counted in time" in proof.notes[0]
+
+
+async def test_books_of_a_count_that_began_before_they_were_asked_for_prove_nothing() -> None:
+    counts = [
+        replace(books_of(100), at="2026-01-01T00:00:00Z"),
+        replace(books_of(100, dead=3), at="2026-01-01T00:00:02Z"),
+    ]
+    answers = iter([counts[0], counts[0], counts[1]])
+
+    async def read() -> Books:
+        return replace(next(answers), asked_at="2026-01-01T00:00:01Z")
+
+    proof = await prove(100, unknown=0, ledger=Ledger(read, Books()), stores=None, read_ids=list, settle_seconds=60)
+
+    assert (proof.level, proof.stored, proof.dead) == ("ledger", 97, 3)
+
+
+async def test_a_ledger_that_is_not_counted_in_time_proves_nothing() -> None:
+    old = replace(books_of(100), at="2026-01-01T00:00:00.5Z", asked_at="2026-01-01T00:00:01Z")
+
+    proof = await proof_of(books=old, by_ids=False)
 
     assert (proof.level, proof.lost) == ("none", None)
-    assert "before the run ended" in proof.notes[0]
+    assert "not counted in time" in proof.notes[0]
+
+
+async def test_a_document_that_never_arrives_is_lost_by_books_that_are_counted_again_and_again() -> None:
+    times = itertools.count()
+
+    async def still_missing() -> Books:
+        return replace(books_of(100, in_flight=1), at=f"2026-01-01T00:00:{next(times):02}Z")
+
+    proof = await prove(
+        100, unknown=0, ledger=Ledger(still_missing, Books()), stores=None, read_ids=list, settle_seconds=0.1
+    )
+
+    assert (proof.level, proof.in_flight, proof.settled) == ("ledger", 1, False)
 
 
 async def test_documents_still_on_their_way_are_waited_for_as_long_as_something_moves() -> None:
