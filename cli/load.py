@@ -138,7 +138,7 @@ def exit_code(result: LoadResult) -> int:
 
 async def _run(config: LoadConfig, watch: Watch) -> LoadResult:
     """Run; the first Ctrl-C ends the sending and still proves, the second ends everything."""
-    from producer.load import run
+    from producer.senders import open_senders
 
     stop = asyncio.Event()
     task = asyncio.current_task()
@@ -152,7 +152,11 @@ async def _run(config: LoadConfig, watch: Watch) -> LoadResult:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupt)
-    return await run(config, watch=watch, stop=stop)
+    async with open_senders(config.senders) as senders:
+        # After they are started, for both of us import for half a second.
+        from producer.load import run
+
+        return await run(config, watch=watch, stop=stop, senders=senders)
 
 
 async def _first_pipeline(headrace: Headrace) -> str:

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -35,7 +34,7 @@ from producer.proof import Books, Proof
 from producer.prove import AT_ONCE, Ledger, Stores, prove
 from producer.schedule import Schedule, schedule
 from producer.sender import Plan
-from producer.senders import open_sender, send
+from producer.senders import open_senders, send
 from producer.spool import read_ids, write_documents
 from producer.stores import open_stores
 from producer.tally import Interval, Totals
@@ -44,9 +43,6 @@ from producer.thresholds import Measured, verdict
 _DEFAULT_SECONDS: Final = 10.0
 # Different documents that a generator makes before a run; they are sent again under new keys when used up.
 _MOST_GENERATED: Final = 20_000
-# What one process sends with ease; beyond it another is started.
-_EASY_RATE: Final = {"aiohttp": 3000, "raw": 15000}
-_MOST_PROCESSES: Final = 8
 _SAMPLE_EVERY: Final = 100
 _SAMPLE_SMALL_RUN_EVERY: Final = 10
 _SMALL_RUN: Final = 2000
@@ -55,10 +51,17 @@ _BOOKS_TRIES: Final = 6
 _BOOKS_TRY_SECONDS: Final = 0.5
 
 
-async def run(config: LoadConfig, *, watch: Watch | None = None, stop: asyncio.Event | None = None) -> LoadResult:
+async def run(
+    config: LoadConfig,
+    *,
+    watch: Watch | None = None,
+    stop: asyncio.Event | None = None,
+    senders: Sequence[asyncio.subprocess.Process] | None = None,
+) -> LoadResult:
     """Run one load test, from reading the documents to the proof.
 
     Args:
+        senders: `config.senders` client processes, for who has started them while this was imported.
         watch: called about once a second, and when the phase changes.
         stop: ends the sending early; what was sent is still proven.
 
@@ -76,8 +79,8 @@ async def run(config: LoadConfig, *, watch: Watch | None = None, stop: asyncio.E
         info = await api.pipeline(config.pipeline)
         server_version = await api.version()
         notes: list[str] = []
-        # They import while the documents are read.
-        senders = [await stack.enter_async_context(open_sender()) for _ in range(_most_senders(config))]
+        if senders is None:
+            senders = await stack.enter_async_context(open_senders(config.senders))
         pool = write_documents(folder, _documents(config, info, notes))
         if not pool:
             raise ValueError("there are no documents to send")
@@ -203,7 +206,7 @@ def _plans(config: LoadConfig, pool: int, folder: Path) -> list[Plan]:
     if config.rate is not None:
         arrivals = schedule(config.rate, requests=requests, duration_seconds=duration)
         requests, duration = arrivals.requests, arrivals.duration_seconds
-    senders = min(_most_senders(config), requests or config.connections)
+    senders = min(config.senders, requests or config.connections)
     small = requests is not None and requests < _SMALL_RUN
     run_id = uuid.uuid4().hex[:16]
     return [
@@ -229,21 +232,6 @@ def _plans(config: LoadConfig, pool: int, folder: Path) -> list[Plan]:
         )
         for number in range(senders)
     ]
-
-
-def _most_senders(config: LoadConfig) -> int:
-    return min(_processes(config), config.connections)
-
-
-def _processes(config: LoadConfig) -> int:
-    if config.processes is not None:
-        return config.processes
-    cpus = os.cpu_count() or 1
-    if config.rate is None:
-        # Half of the machine, for the server may be on it too.
-        return max(1, min(cpus // 2, _MOST_PROCESSES))
-    highest = max(config.rate.start, config.rate.end)
-    return max(1, min(math.ceil(highest / _EASY_RATE[config.client]), cpus, _MOST_PROCESSES))
 
 
 def _parts(folder: Path, name: str) -> list[Path]:

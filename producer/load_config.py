@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,9 @@ from producer.thresholds import Threshold
 _CLOSED_CONNECTIONS: Final = 50
 # Below the 1,024 open files that most shells allow.
 _OPEN_CONNECTIONS: Final = 500
+# What one process sends with ease; beyond it another is started.
+_EASY_RATE: Final = {"aiohttp": 3000, "raw": 15000}
+_MOST_PROCESSES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,21 @@ class LoadConfig:
     sample: bool = True
     refused_file: Path | None = None
     thresholds: Sequence[Threshold] = ()
+
+    @property
+    def senders(self) -> int:
+        """Return how many client processes there are to be; a short run may need fewer."""
+        return min(self._processes(), self.connections)
+
+    def _processes(self) -> int:
+        if self.processes is not None:
+            return self.processes
+        cpus = os.cpu_count() or 1
+        if self.rate is None:
+            # Half of the machine, for the server may be on it too.
+            return max(1, min(cpus // 2, _MOST_PROCESSES))
+        highest = max(self.rate.start, self.rate.end)
+        return max(1, min(math.ceil(highest / _EASY_RATE[self.client]), cpus, _MOST_PROCESSES))
 
     @property
     def connections(self) -> int:

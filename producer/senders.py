@@ -6,19 +6,28 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from producer.sender import Plan
 from producer.tally import Interval
+
+if TYPE_CHECKING:
+    from producer.sender import Plan
 
 _START_SECONDS: Final = 30.0
 _REPORT_BYTES: Final = 1 << 22
 # Where `producer` lies: a client process started here finds it, installed or not.
 _ROOT: Final = Path(__file__).resolve().parent.parent
+
+
+@asynccontextmanager
+async def open_senders(count: int) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+    """Start client processes, which import what they need while we go on."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(open_sender()) for _ in range(count)]
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 import producer.load
+import producer.senders
 from headrace.errors import RequestError, UnavailableError
 from producer.client import CLIENTS
 from producer.load import run
@@ -219,7 +220,7 @@ async def test_a_client_process_that_dies_leaves_no_document_without_outcome(mon
             started.append(process)
             yield process
 
-    monkeypatch.setattr(producer.load, "open_sender", remember)
+    monkeypatch.setattr(producer.senders, "open_sender", remember)
 
     stop = asyncio.Event()
 
