@@ -130,7 +130,8 @@ async def _prove_by_ids(
             await asyncio.sleep(_POLL_SECONDS)
             found = patience.watch(found, await look(_portions(found.missing)))
             proof.settle_seconds = patience.seconds
-        say("comparing the ledger")
+        if ledger is not None:
+            say("comparing the ledger")
         books = await closing
         if late:
             books = await _closed_books(ledger, proof.accepted, close_seconds)
