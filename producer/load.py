@@ -30,7 +30,7 @@ from producer import generators, sources
 from producer.api import Api, PipelineInfo
 from producer.load_config import LoadConfig, Progress, Watch
 from producer.load_result import LoadResult, client_limits, numbers, remarks
-from producer.proof import Books, Proof
+from producer.proof import Books, Proof, Recent
 from producer.prove import AT_ONCE, Ledger, Stores, prove
 from producer.schedule import Schedule, schedule
 from producer.sender import Plan
@@ -176,11 +176,10 @@ async def _stores(config: LoadConfig, info: PipelineInfo, stack: AsyncExitStack,
 async def _books(api: Api, pipeline: str, notes: list[str]) -> Books | None:
     """Return the books before the run; None where they cannot be had, or not of a count that began by now."""
     try:
-        asked_at = ""
+        recent = Recent()
         for _ in range(_BOOKS_TRIES):
             books = await api.books(pipeline)
-            asked_at = asked_at or books.asked_at
-            if books.at >= asked_at:
+            if recent.holds(books):
                 return books
             await asyncio.sleep(_BOOKS_TRY_SECONDS)
     except HeadraceError as error:

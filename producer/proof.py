@@ -65,6 +65,17 @@ class Books(msgspec.Struct, frozen=True):
         )
 
 
+class Recent:
+    """Tells books of a count that began after the first were asked for: answers until then may be of an older one."""
+
+    def __init__(self) -> None:
+        self._asked_at = ""
+
+    def holds(self, books: Books) -> bool:
+        self._asked_at = self._asked_at or books.asked_at
+        return books.at >= self._asked_at
+
+
 class Proof(msgspec.Struct):
     """What became of the accepted documents. Numbers are None where nobody could say them."""
 

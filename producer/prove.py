@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeVar
 
 from headrace.errors import UnavailableError
 from headrace.tasks import end
-from producer.proof import Books, Found, Proof, compare, fill_by_ids, fill_by_ledger
+from producer.proof import Books, Found, Proof, Recent, compare, fill_by_ids, fill_by_ledger
 
 AT_ONCE: Final = 5000  # ids in one look-up
 
@@ -147,11 +147,10 @@ async def _prove_by_ids(
 async def _prove_by_ledger(proof: Proof, unknown: int, ledger: Ledger, patience: _Patience, say: Say) -> None:
     enough_at = float("inf")
     last = Books()
-    asked_at = ""
+    recent = Recent()
     while True:
         books = (await _patiently(ledger.read, patience.limit_seconds)).since(ledger.before)
-        asked_at = asked_at or books.asked_at
-        current = books.at >= asked_at
+        current = recent.holds(books)
         say(f"{books.placed:,} stored or dead, {books.in_flight:,} in flight")
         if current and books.placed >= proof.accepted:
             enough_at = min(enough_at, time.monotonic())
@@ -177,13 +176,12 @@ async def _closed_books(ledger: Ledger | None, accepted: int, wait_seconds: floa
     if ledger is None:
         return None
     deadline = time.monotonic() + wait_seconds
-    asked_at = ""
+    recent = Recent()
     while True:
         current = None
         with contextlib.suppress(UnavailableError):
             books = (await ledger.read()).since(ledger.before)
-            asked_at = asked_at or books.asked_at
-            current = books if books.at >= asked_at else None
+            current = books if recent.holds(books) else None
         if current and current.accepted >= accepted and not (current.in_flight or current.unaccounted):
             return current
         if time.monotonic() >= deadline:
